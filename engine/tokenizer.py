@@ -1,0 +1,3 @@
+"""Tokenisers."""
+
+from __future__ import annotations
