@@ -24,6 +24,7 @@
         ├── Unavailable           unavailable      (retryable)
         ├── Busy                  busy             (retryable)
         ├── StorageFull           storage_full     (retryable)
+        ├── WorkerFailed          worker_failed    (retryable)
         ├── StorageError          storage_error
         └── FolderLocked          folder_locked
 """
@@ -176,6 +177,13 @@ class Busy(ResourceError):
     """Too many streams or requests at once."""
 
     code = "busy"
+    retryable = True
+
+
+class WorkerFailed(ResourceError):
+    """A worker process died: most often it was out of memory."""
+
+    code = "worker_failed"
     retryable = True
 
 

@@ -1,0 +1,137 @@
+"""Worker processes for heavy work: deltas, quantising, importing, training.
+
+They are spawned before gRPC starts, get paths rather than arrays, report progress through a queue,
+and end with their parent, even when it is killed. Knows nothing about what the jobs do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
+from typing import Any, TypeVar
+
+from aios_node.engine.errors import AiosError, Unavailable, WorkerFailed
+
+Progress = Callable[[float, str], None]
+T = TypeVar("T")
+
+_reports: SimpleQueue[tuple[int, float, str] | None] | None = None  # set in each worker process
+
+
+class Workers:
+    """A pool of spawned processes; a dead one fails its job, not the node."""
+
+    def __init__(self, count: int, threads: int = 0) -> None:
+        self._count = count
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._ids = itertools.count()
+        self._listeners: dict[int, Progress] = {}
+        context = multiprocessing.get_context("spawn")
+        self._reports: SimpleQueue[tuple[int, float, str] | None] = context.SimpleQueue()
+        self._pool = self._start_pool()
+        self._reader = threading.Thread(target=self._read_reports, name="worker-progress", daemon=True)
+        self._reader.start()
+        self._closed = False
+
+    def run(self, job: Callable[..., T], *args: Any, progress: Progress | None = None) -> T:
+        """Run ``job(*args, progress)`` in a worker and wait. AiosErrors pass through; others become one."""
+        number = next(self._ids)
+        if progress is not None:
+            self._listeners[number] = progress
+        try:
+            return self._submit(number, job, args).result()
+        except BrokenProcessPool:
+            self._replace_pool()
+            raise WorkerFailed(
+                f"the worker process for {job.__name__} died (out of memory?): lower limits.memory_mb needs, or retry"
+            ) from None
+        finally:
+            self._listeners.pop(number, None)
+
+    def warm(self) -> None:
+        """Start the processes now, without waiting for them."""
+        self._pool.submit(_nothing)
+
+    def close(self) -> None:
+        """Stop the processes; running jobs are ended, which every job must survive anyway."""
+        if self._closed:
+            return
+        self._closed = True
+        processes = list((self._pool._processes or {}).values())  # noqa: SLF001 - no public way to end a running job
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(5)
+        self._pool.shutdown(wait=True)
+        self._reports.put(None)
+        self._reader.join()
+
+    def _submit(self, number: int, job: Callable[..., T], args: tuple[Any, ...]) -> Future[T]:
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the node is stopping")
+            return self._pool.submit(_run_job, number, job, args)
+
+    def _start_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            max_workers=self._count,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(self._reports, self._threads),
+        )
+
+    def _replace_pool(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._pool.shutdown(wait=False)
+                self._pool = self._start_pool()
+
+    def _read_reports(self) -> None:
+        while (report := self._reports.get()) is not None:
+            number, fraction, text = report
+            listener = self._listeners.get(number)
+            if listener is not None:
+                listener(fraction, text)
+
+
+def _start_worker(reports: SimpleQueue[tuple[int, float, str] | None], threads: int) -> None:
+    global _reports  # noqa: PLW0603 - one queue per process, handed over when it starts
+    _reports = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which then ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _run_job(number: int, job: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def report(fraction: float, text: str = "") -> None:
+        if _reports is not None:
+            _reports.put((number, fraction, text))
+
+    try:
+        return job(*args, report)
+    except AiosError:
+        raise
+    except MemoryError:
+        raise WorkerFailed(f"{job.__name__} ran out of memory") from None
