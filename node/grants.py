@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 RIGHTS = ("read", "write", "admin")
-KINDS = ("weights", "memory", "encode", "control")
+KINDS = ("weights", "memory", "encode", "node")
 
 
 @dataclass(frozen=True)

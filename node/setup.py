@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aios_node.engine.errors import BadConfig
 from aios_node.node.config import NodeConfig, load_config
+from aios_node.node.config.load import check_config, parse_config
 from aios_node.node.files import write_atomic
 from aios_node.node.identity import create_identity
 
@@ -70,7 +71,7 @@ def init_node(
     if file.exists():
         raise BadConfig(f"{file} exists: edit it, or name another folder")
     text = _render(name or folder.absolute().name, host, port, peer_port, peers, tls, preset)
-    _check(text, folder)
+    check_config(parse_config(text, "node.yaml"), folder)
     identity = create_identity(folder / "keys", [host])
     (folder / "data").mkdir(exist_ok=True)
     write_atomic(file, text.encode())
@@ -102,15 +103,3 @@ def _peer_lines(peer: str) -> str:
     uri, _, fingerprint = peer.partition("#")
     pinned = f"\n    fingerprint: {json.dumps(fingerprint)}" if fingerprint else ""
     return f"\n  - uri: {json.dumps(uri)}{pinned}"
-
-
-def _check(text: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    trial = folder / ".node.yaml.check"
-    write_atomic(trial, text.encode())
-    try:
-        load_config(trial, environ={})
-    except BadConfig as error:
-        raise BadConfig(error.message.replace(f"{trial}: ", "")) from None
-    finally:
-        trial.unlink(missing_ok=True)

@@ -35,39 +35,47 @@ def load_config(
     command line. ``environ``: by default the process environment.
     Raises BadConfig, one line, for anything that is wrong.
     """
-    values = _read(path) if path else {}
+    values = parse_config(_read(path), str(path)) if path else {}
     _merge(values, _from_environment(os.environ if environ is None else environ))
     for dotted, value in (overrides or {}).items():
         _set(values, dotted, value)
     base = path.absolute().parent if path else Path.cwd()
+    return check_config(values, base, f"{path}: " if path else "")
+
+
+def check_config(values: Mapping[str, Any], base: Path, where: str = "") -> NodeConfig:
+    """Values as a checked configuration. ``where`` starts the message of a BadConfig."""
     try:
         return NodeConfig(**values, base=base)
     except ValidationError as error:
-        where = f"{path}: " if path else ""
         raise BadConfig(where + _first_problem(error)) from None
-    except TypeError as error:
-        raise BadConfig(f"{path}: {error}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise BadConfig(f"{path} is larger than 1 MiB, which no configuration is")
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadConfig(f"{path} does not exist: make one with `aios-node init {path.parent}`") from None
     except IsADirectoryError:
         raise BadConfig(f"{path} is a folder: name the file, for example {path / 'node.yaml'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} cannot be read: {error}") from None
+
+
+def parse_config(text: str, where: str) -> dict[str, Any]:
+    """YAML text as a mapping of sections, not checked further. Raises BadConfig that names ``where``."""
+    try:
+        loaded = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise BadConfig(f"{path} is not valid YAML: {_one_line(error)}") from None
+        raise BadConfig(f"{where} is not valid YAML: {_one_line(error)}") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise BadConfig(f"{path} must be a mapping of sections such as `listen:`")
+        raise BadConfig(f"{where} must be a mapping of sections such as `listen:`")
     if "base" in loaded:
-        raise BadConfig(f"{path}: unknown key 'base'")
+        raise BadConfig(f"{where}: unknown key 'base'")
     return {key: value for key, value in loaded.items() if value is not None}
 
 

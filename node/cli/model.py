@@ -1,0 +1,206 @@
+"""``aios-node model``: bring models in, look at them, make them smaller, take them out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aios_node.node.cli.options import Config, Json, answered
+from aios_node.node.cli.output import human_bytes, print_table, short
+
+app = typer.Typer(help="Models: import, quantise, inspect, activate, export.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Name of a stored model.")]
+Version = Annotated[str | None, typer.Argument(help="Version id or unique prefix (default: the active one).")]
+
+
+class Quant(StrEnum):
+    """Precisions that can be asked for."""
+
+    none = "none"
+    fp16 = "fp16"
+    int8 = "int8"
+    int4 = "int4"
+    int2 = "int2"
+
+
+class ExportFormat(StrEnum):
+    """What ``model export`` writes."""
+
+    safetensors = "safetensors"
+    parquet = "parquet"
+
+
+@app.command(name="import")
+def import_model(
+    src: Annotated[Path, typer.Argument(help="Hugging Face folder, safetensors/.bin/.ckpt file, or Parquet folder.")],
+    name: Annotated[str, typer.Option(help="Name to store it under.")],
+    format_: Annotated[str, typer.Option("--format", help="auto, hf, safetensors, pytorch or parquet.")] = "auto",
+    quant: Annotated[Quant, typer.Option(help="Store it in this precision.")] = Quant.none,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Read a model from files and make it the active version of NAME."""
+    args = {"src": str(src.absolute()), "name": name, "format": format_, "quant": quant.value}
+    result = answered(config, "model_import", args, as_json)
+    if result:
+        print(_stored(result))
+
+
+@app.command(name="list")
+def list_models(config: Config = None, as_json: Json = False) -> None:
+    """All models with their active versions."""
+    result = answered(config, "model_list", {}, as_json)
+    if result is not None:
+        rows = [
+            (m["name"], short(m["active"]), m["quant"], human_bytes(m["bytes"]), m["versions"], _origin(m))
+            for m in result["models"]
+        ]
+        print_table(
+            "", ["name", "active", "precision", "size", "versions", "derived from"], rows,
+            empty="no models yet: aios-node model import SRC --name NAME",
+        )  # fmt: skip
+
+
+@app.command()
+def show(name: Name, version: Version = None, config: Config = None, as_json: Json = False) -> None:
+    """Versions of a model and the tensors of one of them."""
+    result = answered(config, "model_show", {"model": name, "version": version}, as_json)
+    if result is None:
+        return
+    print(f"{name} {result['version']}")
+    print(f"parents: {', '.join(short(p) for p in result['parents']) or 'none'}   tensors: {len(result['tensors'])}")
+    tensors = [
+        (t["name"], "x".join(map(str, t["shape"])) or "scalar", t["dtype"], t["quant"], human_bytes(t["bytes"]))
+        for t in result["tensors"]
+    ]
+    print_table("", ["tensor", "shape", "dtype", "precision", "size"], tensors, empty="no tensors")
+    _print_versions(result["versions"])
+
+
+@app.command()
+def quantize(
+    src: Annotated[str, typer.Argument(help="A stored model's name, or files as for `model import`.")],
+    name: Annotated[str, typer.Option(help="Name of the result.")],
+    quant: Annotated[Quant | None, typer.Option(help="int8, int4 or int2.")] = None,
+    group: Annotated[int | None, typer.Option(help="Group size; 0: one scale per channel.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML recipe instead of the preset.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the result to this folder.")] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Make a smaller model from another one (post-training quantisation)."""
+    path = Path(src)
+    args: dict[str, Any] = {
+        "src": str(path.absolute()) if path.exists() else src,
+        "name": name,
+        "quant": quant.value if quant else None,
+        "group": group,
+        "recipe": str(recipe.absolute()) if recipe else None,
+        "output": str(output.absolute()) if output else None,
+    }
+    result = answered(config, "model_quantize", args, as_json)
+    if result:
+        saved = 1 - result["bytes"] / result["source_bytes"]
+        print(_stored(result))
+        print(f"{human_bytes(result['source_bytes'])} -> {human_bytes(result['bytes'])}: {saved:.1%} saved")
+
+
+@app.command()
+def validate(
+    name: Name,
+    reference: Annotated[
+        str | None, typer.Option(help="Model to compare with (default: the one it was derived from).")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Check every hash, and compare weights and embeddings with the reference."""
+    result = answered(config, "model_validate", {"model": name, "reference": reference}, as_json)
+    if result is None:
+        return
+    print(f"{name} {short(result['version'])}: all {result['tensors']} tensors have the promised hash")
+    if result.get("embedding"):
+        e = result["embedding"]
+        print(f"embeddings against {result['reference']}: cosine mean {e['mean']:.4f}, p1 {e['p1']:.4f}, "
+              f"min {e['min']:.4f} over {e['texts']} texts")  # fmt: skip
+    if result.get("worst"):
+        rows = [(t["name"], f"{t['cosine']:.5f}", f"{t['relative_error']:.4f}") for t in result["worst"]]
+        print_table("", ["tensor", "cosine", "relative error"], rows, empty="")
+
+
+@app.command()
+def export(
+    name: Name,
+    dest: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.")],
+    version: Annotated[str | None, typer.Option(help="Version (default: the active one).")] = None,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="File format.")] = ExportFormat.safetensors,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model with its tokenizer and config to a folder."""
+    args = {"model": name, "version": version, "dest": str(dest.absolute()), "format": format_.value}
+    result = answered(config, "model_export", args, as_json)
+    if result:
+        print(f"wrote {', '.join(result['files'])} to {dest} ({human_bytes(result['bytes'])})")
+
+
+@app.command()
+def activate(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="Version id or unique prefix.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Serve another version from now on."""
+    result = answered(config, "activate", {"model": name, "version": version}, as_json)
+    if result:
+        print(f"{name}: {short(result['active'])} is active, before {short(result['previous'])}")
+
+
+@app.command()
+def rollback(name: Name, config: Config = None, as_json: Json = False) -> None:
+    """Go back to the version that was active before."""
+    result = answered(config, "rollback", {"model": name}, as_json)
+    if result:
+        print(f"{name}: {short(result['active'])} is active again, before {short(result['previous'])}")
+
+
+@app.command()
+def diff(
+    name: Name,
+    old: Annotated[str, typer.Argument(help="Version id or prefix.")],
+    new: Annotated[str | None, typer.Argument(help="Version id or prefix (default: the active one).")] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """What changed between two versions, and what that costs on the wire."""
+    result = answered(config, "model_diff", {"model": name, "old": old, "new": new}, as_json)
+    if result is None:
+        return
+    rows = [(t["name"], t["mode"], f"{t['changed']:.2%}", f"{t['relative_change']:.2e}") for t in result["tensors"]]
+    print_table("", ["tensor", "mode", "values changed", "relative change"], rows, empty="nothing changed")
+    print(
+        f"delta {human_bytes(result['delta_bytes'])} of {human_bytes(result['full_bytes'])} full: "
+        f"{result['ratio']:.1f}x smaller, {result['changed_ratio']:.1f}x over the changed tensors alone"
+    )
+
+
+def _stored(result: dict[str, Any]) -> str:
+    return f"{result['model']} {short(result['version'])}: {result['tensors']} tensors, {human_bytes(result['bytes'])}"
+
+
+def _origin(model: dict[str, Any]) -> str:
+    source = model.get("derived_from")
+    return f"{source['model']} {short(source['version'])}" if source else "-"
+
+
+def _print_versions(versions: list[dict[str, Any]]) -> None:
+    rows = [
+        ("* " if v["active"] else "  ") + short(v["id"]) + "  " + ", ".join(short(p) for p in v["parents"])
+        for v in versions
+    ]
+    print("\nversions (active *, then parents):")
+    print("\n".join(rows))

@@ -1,0 +1,41 @@
+"""``aios-node train``: let a model learn from what this node has seen."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aios_node.node.cli.options import Config, Json, answered
+from aios_node.node.cli.output import short
+
+app = typer.Typer(help="Learn from local data.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `train encoder` a command of its own, beside those that follow."""
+
+
+@app.command()
+def encoder(
+    model: Annotated[str, typer.Argument(help="Encoder to adapt.")],
+    table: Annotated[str | None, typer.Option("--table", "-t", help="Memory table to learn from.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, but publish nothing.")] = False,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Adapt an encoder to a memory table (LoRA, contrastive); publish it only if held-out retrieval gets better."""
+    args = {"model": model, "table": table, "steps": steps, "seed": seed, "publish": not dry_run}
+    result = answered(config, "train_encoder", args, as_json)
+    if result is None:
+        return
+    before, after = result["before"], result["after"]
+    print(f"held-out questions: {result['questions']}   recall@1 {before['recall_at_1']:.3f} -> "
+          f"{after['recall_at_1']:.3f}   MRR {before['mrr']:.3f} -> {after['mrr']:.3f}")  # fmt: skip
+    if result["published"]:
+        print(f"published {model} {short(result['version'])} in {result['seconds']:.0f} s")
+    else:
+        print(f"not published: {result['reason']}")
