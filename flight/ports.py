@@ -195,7 +195,7 @@ class ComputePort(Protocol):
     """Inference on open models."""
 
     def encoder(self, model: str | None) -> Encoder:
-        """The encoder of this name; None: the only one. Raises ``UnknownModel``, ``AmbiguousModel``, ``Unavailable``."""
+        """The encoder of this name; None: the only one. Raises ``UnknownModel`` or ``AmbiguousModel``."""
         ...
 
     def encode(self, model: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
