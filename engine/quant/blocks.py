@@ -88,8 +88,9 @@ Tensor: TypeAlias = NDArray[np.generic] | QuantizedTensor
 
 
 def pack(codes: NDArray[np.generic], bits: int) -> NDArray[np.uint8]:
-    """Pack codes (any shape, C order, values below ``2**bits``) into bytes, low bits first."""
-    flat = np.ascontiguousarray(codes).reshape(-1).view(np.uint8)
+    """Pack integer codes (any shape, C order, values below ``2**bits``) into bytes, low bits first."""
+    flat = np.ascontiguousarray(codes).reshape(-1)
+    flat = flat.view(np.uint8) if flat.itemsize == 1 else flat.astype(np.uint8)
     if bits == 8:
         return flat
     per_byte = 8 // bits
