@@ -1,48 +1,35 @@
-"""A version's manifest: what a set of weights means, hashed independently of any file.
+"""What a version of a model *is*: hashes of every tensor's meaning, parents, recipe and small files.
 
-The version id is the sha256 of the manifest's canonical JSON. Each tensor is hashed by its meaning
-(dtype, shape, layout, codes, scales, zero points), never by a file's bytes: two writers may lay out the
-same weights differently. Who published a version, and when, stands in an envelope beside it.
+The id of a version is the sha256 of its manifest. Bytes of Parquet files do not enter: two writers lay the
+same weights out differently. Knows nothing about who published a version or when (see delta.envelope).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from aios_node.engine.errors import Corrupt, TooLarge
-from aios_node.engine.quant.blocks import (
-    BITS,
-    QuantizedTensor,
-    Tensor,
-    element_count,
-    numpy_dtype,
-    packed_size,
-    scale_grid,
-)
+from aios_node.engine.errors import AiosError, BadWeights, Corrupt, TooLarge
+from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, Tensor, packed_size
+from aios_node.engine.quant.dtypes import count_of, dtype_of, is_float, raw_bytes
+from aios_node.engine.weights.names import canonical_json, check_file_name, check_sha256, check_tensor_name
 
 FORMAT = 1
-MAX_MANIFEST_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_TENSORS = 200_000
-MAX_NAME = 512
-MAX_FILES = 64
 MAX_PARENTS = 64
-
-_HASH = re.compile(r"[0-9a-f]{64}")
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_RESERVED_FILES = {"manifest.json", "shards.json", "envelope.json"}
+MAX_FILES = 64
+MAX_FILE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor: name, layout, sha256 of its meaning, bytes of its parts."""
+    """One tensor in a manifest. ``nbytes`` counts the data (or codes), scales and zero points."""
 
     name: str
     dtype: str
@@ -53,18 +40,94 @@ class TensorEntry:
     sha256: str
     nbytes: int
 
+    def __post_init__(self) -> None:
+        check_tensor_name(self.name)
+        check_sha256(self.sha256, f"the hash of tensor {self.name!r}")
+        expected = expected_nbytes(self.dtype, self.shape, self.quant_type, self.quant_axis, self.group_size)
+        if self.nbytes != expected:
+            raise Corrupt(f"tensor {self.name!r} claims {self.nbytes} bytes; its shape needs {expected}")
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> TensorEntry:
+        """The entry that describes this tensor; hashes it."""
+        quant_type, axis, group_size = quant_of(tensor)
+        dtype = tensor.dtype if isinstance(tensor, QuantizedTensor) else tensor.dtype.name
+        return cls(
+            name, dtype, tuple(tensor.shape), quant_type, axis, group_size, tensor_hash(tensor), int(tensor.nbytes)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as JSON members."""
+        return {**self.__dict__, "shape": list(self.shape)}
+
+
+def expected_nbytes(dtype: str, shape: tuple[int, ...], quant_type: str, axis: int, group_size: int) -> int:
+    """Bytes that a tensor so described has. Raises BadWeights or TooLarge when there can be no such tensor."""
+    kind = dtype_of(dtype)
+    count = count_of(shape, kind.itemsize)
+    if quant_type == "none":
+        if (axis, group_size) != (-1, 0):
+            raise BadWeights(f"an unquantised tensor has axis -1 and group size 0, not {axis} and {group_size}")
+        return count * kind.itemsize
+    if quant_type not in BITS or not is_float(dtype):
+        raise BadWeights(f"there is no quantisation {quant_type!r:.40} of dtype {dtype}")
+    grouping = Grouping.of(shape, axis, group_size)
+    return packed_size(count, BITS[quant_type]) + 8 * grouping.channels * grouping.groups
+
+
+def quant_of(tensor: Tensor) -> tuple[str, int, int]:
+    """Quantisation type, axis and group size of a tensor; plain arrays are ("none", -1, 0)."""
+    if isinstance(tensor, QuantizedTensor):
+        return tensor.quant_type, tensor.axis, tensor.group_size
+    return "none", -1, 0
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """sha256 (hex) of what a tensor means.
+
+    Over a canonical JSON header (dtype, group_size, quant_axis, quant_type, shape), a newline, the bytes in
+    C order (or the packed codes), then float32 scales and zero points, all little endian.
+    """
+    quant_type, axis, group_size = quant_of(tensor)
+    dtype = tensor.dtype if isinstance(tensor, QuantizedTensor) else tensor.dtype.name
+    dtype_of(dtype)
+    header = {
+        "dtype": dtype,
+        "group_size": group_size,
+        "quant_axis": axis,
+        "quant_type": quant_type,
+        "shape": list(tensor.shape),
+    }
+    digest = hashlib.sha256(canonical_json(header) + b"\n")
+    if isinstance(tensor, QuantizedTensor):
+        digest.update(raw_bytes(tensor.codes).data)
+        digest.update(raw_bytes(tensor.scales).data)
+        digest.update(raw_bytes(tensor.zero_points).data)
+    else:
+        digest.update(raw_bytes(tensor).data)
+    return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A small file (tokenizer, config) that belongs to the version."""
+    """A small file that belongs to a version: tokenizer.json, config.json, ..."""
 
     sha256: str
     bytes: int
 
 
+def file_entry(data: bytes) -> FileEntry:
+    """The entry of a file with these bytes."""
+    return FileEntry(hashlib.sha256(data).hexdigest(), len(data))
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """All that identifies a version. Tensors are sorted by name, parents by id."""
+    """All that makes two versions the same version. Tensors are sorted by name, parents by id.
+
+    ``derived_from`` is ``{"model": name, "version": id}`` for a precision made from another model;
+    ``recipe`` says how (see quant.recipe). Raises Corrupt, BadWeights or TooLarge when it cannot be.
+    """
 
     tensors: tuple[TensorEntry, ...]
     parents: tuple[str, ...] = ()
@@ -72,198 +135,147 @@ class Manifest:
     derived_from: Mapping[str, str] | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
 
-    def to_bytes(self) -> bytes:
-        """Canonical JSON: sorted keys, no spaces, UTF-8."""
-        tensors = sorted(self.tensors, key=lambda entry: entry.name)
-        return canonical_json(
-            {
-                "format": FORMAT,
-                "tensors": [_entry_to_json(entry) for entry in tensors],
-                "parents": sorted(self.parents),
-                "recipe": self.recipe,
-                "derived_from": self.derived_from,
-                "files": {name: {"sha256": f.sha256, "bytes": f.bytes} for name, f in self.files.items()},
-            }
-        )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", tuple(sorted(self.tensors, key=lambda entry: entry.name)))
+        object.__setattr__(self, "parents", tuple(sorted(self.parents)))
+        object.__setattr__(self, "files", MappingProxyType(dict(self.files)))
+        _check_names(self)
+        _check_parents(self.parents)
+        _check_derived_from(self.derived_from)
+        _check_files(self.files)
+
+    @cached_property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        """Tensors by name."""
+        return MappingProxyType({entry.name: entry for entry in self.tensors})
 
     @cached_property
     def version(self) -> str:
-        """The version id: 64 hex characters."""
+        """The id of the version: sha256 (hex) of the manifest's bytes."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
-
-    @cached_property
-    def by_name(self) -> dict[str, TensorEntry]:
-        """Entries by tensor name."""
-        return {entry.name: entry for entry in self.tensors}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes of all tensors together."""
         return sum(entry.nbytes for entry in self.tensors)
 
     @property
     def quant(self) -> str:
-        """The precision people see: the lowest that any matrix has, ``none`` when nothing is quantised."""
-        used = [entry.quant_type for entry in self.tensors if entry.quant_type != "none"]
-        return min(used, key=lambda kind: BITS[kind], default="none")
+        """The coarsest quantisation among the tensors, or ``none``."""
+        found = {entry.quant_type for entry in self.tensors}
+        return next((name for name in ("int2", "int4", "int8") if name in found), "none")
 
-    @staticmethod
-    def from_bytes(data: bytes) -> Manifest:
-        """Read and check a manifest. Raises Corrupt or TooLarge; accepts canonical bytes only."""
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        data = canonical_json(
+            {
+                "format": FORMAT,
+                "tensors": [entry.to_json() for entry in self.tensors],
+                "parents": list(self.parents),
+                "recipe": self.recipe,
+                "derived_from": None if self.derived_from is None else dict(self.derived_from),
+                "files": {name: entry.__dict__ for name, entry in self.files.items()},
+            }
+        )
         if len(data) > MAX_MANIFEST_BYTES:
-            raise TooLarge(f"a manifest of {len(data)} bytes: at most {MAX_MANIFEST_BYTES} are accepted")
+            raise TooLarge(f"a manifest of {len(data)} bytes exceeds {MAX_MANIFEST_BYTES}")
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read a manifest. Raises Corrupt (or BadWeights, TooLarge) unless it is one in canonical form."""
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise TooLarge(f"a manifest of {len(data)} bytes exceeds {MAX_MANIFEST_BYTES}")
         try:
-            manifest = _from_json(json.loads(data))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-            raise Corrupt("the manifest is not what format 1 prescribes") from None
-        if manifest.to_bytes() != data:
-            raise Corrupt("the manifest is not in canonical form: its hash would not be stable")
+            manifest = _parse(json.loads(data))
+            canonical = manifest.to_bytes()
+        except AiosError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise Corrupt(f"the manifest is not readable: {type(error).__name__}: {str(error)[:200]}") from None
+        # Only one spelling has the right hash; this also refuses unknown keys, duplicates and disorder.
+        if canonical != data:
+            raise Corrupt("the manifest is not in canonical form")
         return manifest
 
 
-def describe(name: str, tensor: Tensor) -> TensorEntry:
-    """The manifest entry of a tensor; hashes all its bytes."""
-    digest = tensor_hash(tensor)
-    if isinstance(tensor, QuantizedTensor):
-        layout = (tensor.quant_type, tensor.axis, tensor.group_size)
-        return TensorEntry(name, tensor.dtype, tensor.shape, *layout, digest, tensor.nbytes)
-    return TensorEntry(name, tensor.dtype.name, tensor.shape, "none", -1, 0, digest, tensor.nbytes)
-
-
-def tensor_hash(tensor: Tensor) -> str:
-    """sha256 (hex) of a tensor's meaning.
-
-    Over: a canonical JSON header (dtype, shape, quant type, axis, group size) and a newline, then the
-    values in C order, little endian; for quantised tensors the packed codes, scales and zero points.
-    """
-    if isinstance(tensor, QuantizedTensor):
-        header: list[Any] = [tensor.dtype, list(tensor.shape), tensor.quant_type, tensor.axis, tensor.group_size]
-        parts: list[np.ndarray[Any, Any]] = [tensor.codes, tensor.scales, tensor.zero_points]
-    else:
-        header = [tensor.dtype.name, list(tensor.shape), "none", -1, 0]
-        parts = [tensor]
-    digest = hashlib.sha256(canonical_json(header) + b"\n")
-    for part in parts:
-        digest.update(little_endian_bytes(part))
-    return digest.hexdigest()
-
-
-def little_endian_bytes(values: np.ndarray[Any, Any]) -> memoryview:
-    """The bytes of an array in C order, little endian; no copy where it already lies so."""
-    array = np.ascontiguousarray(values)
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    return array.reshape(-1).view(np.uint8).data
-
-
-def canonical_json(value: Any) -> bytes:
-    """JSON with one spelling only: sorted keys, no spaces, no NaN, UTF-8."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
-
-
-def check_file_name(name: str) -> str:
-    """A plain file name that may lie in a version's folder. Raises Corrupt."""
-    if not isinstance(name, str) or not _FILE_NAME.fullmatch(name) or ".." in name:
-        raise Corrupt(
-            f"file name {str(name)[:60]!r}: only plain names of letters, digits, '.', '_' and '-' are allowed"
-        )
-    if name in _RESERVED_FILES or name.endswith(".parquet"):
-        raise Corrupt(f"file name {name!r} is reserved")
-    return name
-
-
-def check_tensor_name(name: str) -> str:
-    """A tensor name: printable, at most 512 characters. Raises Corrupt."""
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise Corrupt(f"tensor name {str(name)[:60]!r}: 1 to {MAX_NAME} printable characters are allowed")
-    return name
-
-
-def expected_bytes(dtype: str, shape: tuple[int, ...], quant_type: str, axis: int, group_size: int) -> int:
-    """Bytes of a tensor's parts by its layout. Raises Corrupt for an impossible layout."""
-    count = element_count(shape)
-    if quant_type == "none":
-        return count * numpy_dtype(dtype).itemsize
-    channels, groups = scale_grid(shape, axis, group_size)
-    return packed_size(count, BITS[quant_type]) + 8 * channels * groups
-
-
-def _entry_to_json(entry: TensorEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "dtype": entry.dtype,
-        "shape": list(entry.shape),
-        "quant": [entry.quant_type, entry.quant_axis, entry.group_size],
-        "sha256": entry.sha256,
-        "bytes": entry.nbytes,
-    }
-
-
-def _from_json(value: dict[str, Any]) -> Manifest:
-    if value["format"] != FORMAT or set(value) != {"format", "tensors", "parents", "recipe", "derived_from", "files"}:
-        raise ValueError
-    if max(
-        len(value["tensors"]) // MAX_TENSORS, len(value["files"]) // MAX_FILES, len(value["parents"]) // MAX_PARENTS
-    ):
-        raise TooLarge("the manifest lists more tensors, files or parents than are accepted")
-    tensors = tuple(_entry_from_json(entry) for entry in value["tensors"])
-    _check_unique(entry.name for entry in tensors)
+def build_manifest(
+    weights: Mapping[str, Tensor],
+    files: Mapping[str, bytes],
+    *,
+    parents: Iterable[str] = (),
+    recipe: Mapping[str, Any] | None = None,
+    derived_from: Mapping[str, str] | None = None,
+) -> Manifest:
+    """The manifest of these weights and files. Hashes everything once."""
     return Manifest(
-        tensors=tensors,
-        parents=tuple(_hash(parent) for parent in value["parents"]),
-        recipe=_mapping_or_none(value["recipe"]),
-        derived_from=_origin(value["derived_from"]),
-        files={check_file_name(name): _file_from_json(entry) for name, entry in value["files"].items()},
+        tensors=tuple(TensorEntry.of(name, weights[name]) for name in sorted(weights)),
+        parents=tuple(parents),
+        recipe=recipe,
+        derived_from=derived_from,
+        files={name: file_entry(data) for name, data in files.items()},
     )
 
 
-def _entry_from_json(value: dict[str, Any]) -> TensorEntry:
-    shape = tuple(_natural(size) for size in value["shape"])
-    quant_type, axis, group_size = value["quant"]
-    if quant_type != "none" and quant_type not in BITS:
-        raise ValueError
-    nbytes = _natural(value["bytes"])
-    numpy_dtype(value["dtype"])
-    if nbytes != expected_bytes(value["dtype"], shape, quant_type, axis, _natural(group_size)):
-        raise Corrupt(f"tensor {str(value['name'])[:60]!r}: {nbytes} bytes do not fit its shape and type")
-    name = check_tensor_name(value["name"])
-    return TensorEntry(name, value["dtype"], shape, quant_type, axis, group_size, _hash(value["sha256"]), nbytes)
+def _parse(raw: Any) -> Manifest:
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise Corrupt(f"this is not a manifest of format {FORMAT}; a newer node may have written it")
+    if len(raw["tensors"]) > MAX_TENSORS or len(raw["files"]) > MAX_FILES:
+        raise TooLarge(f"a manifest may list {MAX_TENSORS} tensors and {MAX_FILES} files at most")
+    recipe = raw["recipe"]
+    if recipe is not None and not isinstance(recipe, dict):
+        raise Corrupt("the manifest's recipe is not an object")
+    return Manifest(
+        tensors=tuple(_parse_entry(entry) for entry in raw["tensors"]),
+        parents=tuple(check_sha256(parent, "a parent") for parent in raw["parents"]),
+        recipe=recipe,
+        derived_from=raw["derived_from"],
+        files={name: FileEntry(**entry) for name, entry in raw["files"].items()},
+    )
 
 
-def _file_from_json(value: dict[str, Any]) -> FileEntry:
-    return FileEntry(_hash(value["sha256"]), _natural(value["bytes"]))
+def _parse_entry(raw: dict[str, Any]) -> TensorEntry:
+    texts = (raw["dtype"], raw["quant_type"])
+    numbers = (*raw["shape"], raw["quant_axis"], raw["group_size"], raw["nbytes"])
+    if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
+        raise Corrupt(f"tensor {str(raw['name'])[:80]!a} has members of the wrong type")
+    return TensorEntry(**{**raw, "shape": tuple(raw["shape"])})
 
 
-def _origin(value: Any) -> dict[str, str] | None:
-    if value is None:
-        return None
-    if set(value) != {"model", "version"} or not isinstance(value["model"], str):
-        raise ValueError
-    return {"model": value["model"], "version": _hash(value["version"])}
+def _check_names(manifest: Manifest) -> None:
+    if len(manifest.tensors) > MAX_TENSORS:
+        raise TooLarge(f"{len(manifest.tensors)} tensors exceed {MAX_TENSORS}")
+    for before, after in zip(manifest.tensors, manifest.tensors[1:], strict=False):
+        if before.name == after.name:
+            raise Corrupt(f"tensor {after.name!r} is listed twice")
 
 
-def _mapping_or_none(value: Any) -> dict[str, Any] | None:
-    if value is not None and not isinstance(value, dict):
-        raise ValueError
-    return value
+def _check_parents(parents: tuple[str, ...]) -> None:
+    if len(parents) > MAX_PARENTS:
+        raise TooLarge(f"{len(parents)} parents exceed {MAX_PARENTS}")
+    for parent in parents:
+        check_sha256(parent, "a parent")
+    if len(set(parents)) != len(parents):
+        raise Corrupt("a parent is listed twice")
 
 
-def _hash(value: Any) -> str:
-    if not isinstance(value, str) or not _HASH.fullmatch(value):
-        raise ValueError
-    return value
+def _check_derived_from(derived_from: Mapping[str, str] | None) -> None:
+    if derived_from is None:
+        return
+    if set(derived_from) != {"model", "version"} or not all(type(value) is str for value in derived_from.values()):
+        raise Corrupt("derived_from must have exactly a model name and a version")
+    check_sha256(derived_from["version"], "the version in derived_from")
+    if not 0 < len(derived_from["model"]) <= 256 or not derived_from["model"].isprintable():
+        raise Corrupt("the model name in derived_from is not usable")
 
 
-def _natural(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError
-    return value
-
-
-def _check_unique(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise Corrupt(f"tensor {name[:60]!r} is listed twice")
-        seen.add(name)
+def _check_files(files: Mapping[str, FileEntry]) -> None:
+    if len(files) > MAX_FILES:
+        raise TooLarge(f"{len(files)} files exceed {MAX_FILES}")
+    if len({name.lower() for name in files}) != len(files):
+        raise Corrupt("two file names differ in upper and lower case only")
+    for name, entry in files.items():
+        check_file_name(name)
+        check_sha256(entry.sha256, f"the hash of file {name!r}")
+        if type(entry.bytes) is not int or not 0 <= entry.bytes <= MAX_FILE_BYTES:
+            raise TooLarge(f"file {name!r} claims {entry.bytes} bytes; at most {MAX_FILE_BYTES} are allowed")
