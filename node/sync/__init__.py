@@ -1,0 +1,1 @@
+"""Staying in step with peers: the driver around delta's pure session, the policy, the loop."""

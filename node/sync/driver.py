@@ -1,0 +1,241 @@
+"""Drives one sync session over one stream: delta's pure state machine gets sockets, threads and a clock.
+
+Three threads, so that neither side can block the other: one reads, one sends, the caller's steps the
+session. Slow work (preparing and committing packages) runs beside them. The idle timeout counts
+progress: a message that arrived, or one that left; while this side works it sends PING instead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from aios_node.delta.effects import CommitTransfer, Effect, PreparePackage, Send, SessionDone, TransferResult
+from aios_node.delta.session import Answer, SyncSession
+from aios_node.engine.errors import AiosError, TransferAborted
+from aios_node.flight.ports import SyncTransport
+
+INBOX = 16  # messages read ahead of the session
+PINGS_PER_TIMEOUT = 4
+
+
+class Work(Protocol):
+    """Performs every effect but Send and SessionDone."""
+
+    def perform(self, effect: Effect) -> Answer:
+        """Do it and return what ``complete`` expects. Raises AiosError when it cannot be done."""
+        ...
+
+    def close(self) -> None:
+        """The session is over: give everything back."""
+        ...
+
+
+class Pace(Protocol):
+    """Holds back what would exceed a bandwidth cap."""
+
+    def spend(self, count: int) -> None:
+        """Wait until ``count`` bytes may leave."""
+        ...
+
+
+class SyncDriver:
+    """One session from HELLO to its end, on the calling thread."""
+
+    def __init__(
+        self,
+        session: SyncSession,
+        transport: SyncTransport,
+        work: Work,
+        *,
+        idle_timeout_s: float,
+        pace: Pace,
+        stopping: threading.Event,
+    ) -> None:
+        self._session = session
+        self._transport = transport
+        self._work = work
+        self._idle_timeout_s = idle_timeout_s
+        self._pace = pace
+        self._stopping = stopping
+        self._wake = threading.Condition()
+        self._inbox: deque[tuple[bytes, bytes]] = deque()
+        self._outbox: deque[Send] = deque()
+        self._answers: deque[Callable[[], list[Effect]]] = deque()
+        self._ended: str | None = None  # why the other side sends nothing more
+        self._closed = False
+        self._progress = time.monotonic()
+        self.outcome: SessionDone | None = None
+
+    def run(self) -> tuple[TransferResult, ...]:
+        """Exchange until both sides are done. Raises TransferAborted or what ended the session early."""
+        threads = [
+            threading.Thread(target=self._read, name="sync-read", daemon=True),
+            threading.Thread(target=self._send, name="sync-send", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        with ThreadPoolExecutor(4, "sync-work") as jobs:
+            try:
+                self._step(self._session.start(), jobs)
+                while not self._session.over:
+                    self._step(self._next(), jobs)
+                self._drain_outbox()
+            finally:
+                self._close()
+                self._transport.close()
+        self._late_answers()
+        for thread in threads:
+            thread.join(5)
+        self._work.close()
+        done = self.outcome
+        if done is not None and done.error is not None:
+            raise TransferAborted(f"sync ended early ({done.error}): {done.message}")
+        return self._session.results
+
+    def _next(self) -> list[Effect]:
+        """Wait for the next input and give it to the session."""
+        with self._wake:
+            self._wake.wait_for(self._has_input, self._idle_timeout_s / PINGS_PER_TIMEOUT)
+            if self._answers:
+                answer = self._answers.popleft()
+            elif self._stopping.is_set():
+                return self._session.abort(TransferAborted("this node is stopping: try again later"))
+            elif self._inbox and self._session.can_receive:
+                metadata, data = self._inbox.popleft()
+                self._wake.notify_all()
+                return self._session.receive(metadata, data)
+            elif self._ended is not None and not self._inbox:
+                return self._session.disconnected(self._ended)
+            else:
+                return self._idle()
+        return answer()
+
+    def _has_input(self) -> bool:
+        message = bool(self._inbox) and self._session.can_receive
+        gone = self._ended is not None and not self._inbox
+        return bool(self._answers) or message or gone or self._stopping.is_set()
+
+    def _idle(self) -> list[Effect]:
+        if self._session.busy:
+            self._progress = time.monotonic()
+            return self._session.ping()
+        if time.monotonic() - self._progress > self._idle_timeout_s:
+            return self._session.abort(
+                TransferAborted(f"no progress for {self._idle_timeout_s:g} s (limits.idle_timeout_s)")
+            )
+        return []
+
+    def _step(self, effects: list[Effect], jobs: ThreadPoolExecutor) -> None:
+        """Perform effects, and those that their answers ask for, in order."""
+        queue = deque(effects)
+        while queue:
+            effect = queue.popleft()
+            if isinstance(effect, Send):
+                with self._wake:
+                    self._outbox.append(effect)
+                    self._wake.notify_all()
+            elif isinstance(effect, SessionDone):
+                self.outcome = effect
+                queue.extend(self._session.complete(effect))
+            elif isinstance(effect, PreparePackage | CommitTransfer):
+                self._start_job(effect, jobs)
+            else:
+                queue.extend(self._perform(effect)())
+
+    def _start_job(self, effect: Effect, jobs: ThreadPoolExecutor) -> None:
+        def finished(future: Future[Callable[[], list[Effect]]]) -> None:
+            self._answer(future.result())
+
+        jobs.submit(self._perform, effect).add_done_callback(finished)
+
+    def _perform(self, effect: Effect) -> Callable[[], list[Effect]]:
+        try:
+            value = self._work.perform(effect)
+        except AiosError as error:
+            failure = error
+            return lambda: self._session.fail(effect, failure)
+        except Exception as error:
+            failure = TransferAborted(f"internal error while performing {type(effect).__name__}: {error}")
+            return lambda: self._session.fail(effect, failure)
+        return lambda: self._session.complete(effect, value)
+
+    def _answer(self, answer: Callable[[], list[Effect]]) -> None:
+        with self._wake:
+            self._answers.append(answer)
+            self._wake.notify_all()
+
+    def _read(self) -> None:
+        """Reader thread: messages into the inbox, never more than INBOX ahead of the session."""
+        while True:
+            try:
+                message = self._transport.receive(self._idle_timeout_s)
+            except TimeoutError:
+                if self._closed:
+                    return
+                continue
+            except AiosError as error:
+                self._end(error.message)
+                return
+            if message is None:
+                self._end("the peer ended the stream")
+                return
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or len(self._inbox) < INBOX)
+                if self._closed:
+                    return
+                self._progress = time.monotonic()
+                self._inbox.append((message[0], message[1] or b""))
+                self._wake.notify_all()
+
+    def _end(self, reason: str) -> None:
+        with self._wake:
+            self._ended = reason
+            self._wake.notify_all()
+
+    def _send(self) -> None:
+        """Sender thread: what the session wants sent, in order, within the bandwidth cap."""
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or bool(self._outbox))
+                if not self._outbox:
+                    return
+                effect = self._outbox[0]
+            answer = self._send_one(effect)
+            with self._wake:
+                if self._outbox:
+                    self._outbox.popleft()
+                self._answers.append(answer)
+                self._wake.notify_all()
+
+    def _send_one(self, effect: Send) -> Callable[[], list[Effect]]:
+        try:
+            self._pace.spend(len(effect.metadata) + len(effect.data))
+            self._transport.send(effect.metadata, effect.data or None)
+        except AiosError as error:
+            failure = error
+            return lambda: self._session.fail(effect, failure)
+        self._progress = time.monotonic()
+        return lambda: self._session.complete(effect)
+
+    def _drain_outbox(self) -> None:
+        """Let the last words (DONE, ABORT) leave before the stream is closed."""
+        with self._wake:
+            self._wake.wait_for(lambda: not self._outbox or self._ended is not None, min(5.0, self._idle_timeout_s))
+
+    def _close(self) -> None:
+        with self._wake:
+            self._closed = True
+            self._outbox.clear()
+            self._wake.notify_all()
+
+    def _late_answers(self) -> None:
+        """The session is told how everything ended, so that it releases what it holds."""
+        while self._answers:
+            for effect in self._answers.popleft()():
+                if not isinstance(effect, Send | SessionDone):
+                    self._perform(effect)()
