@@ -1,0 +1,47 @@
+"""The two questions of every apply: is this the base that the delta was made from, and is this the promised result?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aios_node.delta.names import short
+from aios_node.delta.plan import same_layout
+from aios_node.engine.errors import HashMismatch, NoBase
+from aios_node.engine.quant.blocks import Tensor
+from aios_node.engine.weights.manifest import TensorEntry, expected_nbytes, quant_of, tensor_hash
+
+
+def base_tensor(weights: Mapping[str, Tensor], entry: TensorEntry) -> Tensor:
+    """The base's tensor, if it is there and laid out as the entry says; its content is not looked at.
+
+    Raises NoBase.
+    """
+    tensor = weights.get(entry.name)
+    if tensor is None:
+        raise NoBase(f"the base lacks tensor {entry.name!r}: this delta was made from another version")
+    if not same_layout(entry, _described(entry.name, tensor)):
+        raise NoBase(f"tensor {entry.name!r} of the base has another shape or dtype than the delta was made from")
+    return tensor
+
+
+def check_base(entry: TensorEntry, tensor: Tensor) -> None:
+    """Raises NoBase unless the tensor is the one that the entry hashes."""
+    if tensor_hash(tensor) != entry.sha256:
+        raise NoBase(f"tensor {entry.name!r} of the base is not the one that the delta was made from")
+
+
+def check_result(entry: TensorEntry, tensor: Tensor) -> None:
+    """Raises HashMismatch unless the tensor is the one that was promised."""
+    found = tensor_hash(tensor)
+    if found != entry.sha256:
+        raise HashMismatch(
+            f"tensor {entry.name!r} came out as {short(found)} instead of {short(entry.sha256)}: nothing was changed"
+        )
+
+
+def _described(name: str, tensor: Tensor) -> TensorEntry:
+    quant_type, axis, group_size = quant_of(tensor)
+    dtype = str(getattr(tensor.dtype, "name", tensor.dtype))
+    shape = tuple(tensor.shape)
+    nbytes = expected_nbytes(dtype, shape, quant_type, axis, group_size)
+    return TensorEntry(name, dtype, shape, quant_type, axis, group_size, "0" * 64, nbytes)

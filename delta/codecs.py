@@ -1,0 +1,187 @@
+"""Codecs for one block of a tensor. Each has a name, and the name is what stands in files and on the wire.
+
+    same              nothing: the block equals the base's
+    raw               the bytes themselves
+    zstd              the bytes, compressed
+    planes-zstd       byte planes of the target, compressed
+    xor-planes-zstd   byte planes of target XOR base, compressed
+    sub-planes-zstd   byte planes of the folded integer difference (floats in total order), compressed
+
+To add one: a class with these three members, in ``CODECS``. A codec knows bytes and the width of an element;
+it knows nothing about tensors, names or files. Compression level 1 is used on planes, where it was measured to be
+both smaller and faster than 3: there is little to match and much to entropy-code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+import numpy as np
+
+from aios_node.delta import planes
+from aios_node.delta.compression import compress, decompress
+from aios_node.delta.planes import Bytes, Element
+from aios_node.engine.errors import BadRequest, Corrupt
+
+_PLANES_LEVEL: Final = 1
+_BYTES_LEVEL: Final = 3
+
+
+class Codec(Protocol):
+    """Exact coding of one block of bytes, with or without the same block of the base."""
+
+    name: str
+    needs_base: bool
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        """The coded bytes, or None where this codec does not fit the block."""
+        ...
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
+        """Exactly ``size`` bytes of the target. Raises Corrupt; allocates nothing beyond ``size`` and copies of it."""
+        ...
+
+
+class Same:
+    """Nothing at all, where the base has the same bytes."""
+
+    name = "same"
+    needs_base = True
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        return b"" if base is not None and np.array_equal(target, base) else None
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
+        if data:
+            raise Corrupt(f"codec same carries {len(data)} bytes, it must carry none")
+        return _present(base)
+
+
+class Raw:
+    """The bytes as they are."""
+
+    name = "raw"
+    needs_base = False
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        return target.tobytes()
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
+        if len(data) != size:
+            raise Corrupt(f"codec raw carries {len(data)} bytes where {size} belong")
+        return np.frombuffer(data, np.uint8)
+
+
+class Zstd:
+    """The bytes, compressed by Zstandard (RFC 8878)."""
+
+    name = "zstd"
+    needs_base = False
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        return compress(target.data, _BYTES_LEVEL)
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
+        return _inflate(data, size)
+
+
+class PlanesZstd:
+    """Byte planes without a base: exponents compress, mantissas do not (ZipNN, arXiv 2411.05239)."""
+
+    name = "planes-zstd"
+    needs_base = False
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        if element.width == 1:
+            return None
+        return compress(planes.split(planes.as_words(target, element.width)).data, _PLANES_LEVEL)
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
+        return planes.join(_inflate(data, size), element.width).view(np.uint8)
+
+
+class XorPlanesZstd:
+    """Byte planes of the bits that differ (BitX in ZipLLM, arXiv 2505.06252)."""
+
+    name = "xor-planes-zstd"
+    needs_base = True
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        if base is None:
+            return None
+        words = planes.as_words(target, element.width) ^ planes.as_words(base, element.width)
+        return compress(planes.split(words).data, _PLANES_LEVEL)
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
+        words = planes.join(_inflate(data, size), element.width)
+        words ^= planes.as_words(_present(base), element.width)
+        return words.view(np.uint8)
+
+
+class SubPlanesZstd:
+    """Byte planes of the folded difference; floats are subtracted as ordered integers (FM-Delta, NeurIPS 2024)."""
+
+    name = "sub-planes-zstd"
+    needs_base = True
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        if base is None:
+            return None
+        new, old = (planes.as_words(data, element.width) for data in (target, base))
+        if element.is_float:
+            new, old = planes.ordered(new), planes.ordered(old)
+        return compress(planes.split(planes.difference(new, old)).data, _PLANES_LEVEL)
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
+        folded = planes.join(_inflate(data, size), element.width)
+        old = planes.as_words(_present(base), element.width)
+        if not element.is_float:
+            return planes.undo_difference(folded, old).view(np.uint8)
+        return planes.unordered(planes.undo_difference(folded, planes.ordered(old))).view(np.uint8)
+
+
+CODECS: Final[dict[str, Codec]] = {
+    codec.name: codec for codec in (Same(), Raw(), Zstd(), PlanesZstd(), XorPlanesZstd(), SubPlanesZstd())
+}
+ALWAYS: Final = "raw"
+
+
+def codec_named(name: str) -> Codec:
+    """The codec of this name. Raises Corrupt where a file names one that is not known here."""
+    codec = CODECS.get(name)
+    if codec is None:
+        raise Corrupt(f"codec {name!r} is not known here (known: {', '.join(CODECS)}): update this node")
+    return codec
+
+
+def choose(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of our codecs that the names allow, in our order. Raises BadRequest without ``raw``."""
+    allowed = set(names)
+    if ALWAYS not in allowed:
+        raise BadRequest(f"the codecs offered lack {ALWAYS!r}, which everyone must know: {sorted(allowed)}")
+    return tuple(name for name in CODECS if name in allowed)
+
+
+def smallest(target: Bytes, base: Bytes | None, element: Element, codecs: Iterable[Codec]) -> tuple[Codec, bytes]:
+    """The shortest coding of a block; the first codec wins a tie. Nothing is tried after one that needs no bytes."""
+    best: tuple[Codec, bytes] | None = None
+    for codec in codecs:
+        data = None if codec.needs_base and base is None else codec.encode(target, base, element)
+        if data is not None and (best is None or len(data) < len(best[1])):
+            best = (codec, data)
+            if not data:
+                break
+    if best is None:
+        raise BadRequest("no codec fits this block: allow 'raw', which always does")
+    return best
+
+
+def _inflate(data: bytes, size: int) -> Bytes:
+    return np.frombuffer(decompress(data, most=size, exactly=size), np.uint8)
+
+
+def _present(base: Bytes | None) -> Bytes:
+    if base is None:
+        raise Corrupt("a block needs a base, but its tensor has none")
+    return base

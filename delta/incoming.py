@@ -1,0 +1,85 @@
+"""All packages a session receives: which offers are taken, how many at once, and when to ask again in full."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from aios_node.delta.effects import Effect, TransferResult
+from aios_node.delta.names import check_version
+from aios_node.delta.offers import Offer, SyncPolicy
+from aios_node.delta.outbox import Outbox
+from aios_node.delta.receiving import Receiving
+from aios_node.delta.wire import Abort, Chunk, Commit
+from aios_node.engine.errors import AiosError, ProtocolError
+
+
+class Incoming:
+    """The receiving half of a session. Transfers are numbered from 0 by this side."""
+
+    def __init__(self, policy: SyncPolicy, outbox: Outbox, *, parallel: int, offers: int, most_bytes: int) -> None:
+        self._policy, self._outbox = policy, outbox
+        self._parallel, self._most_offers, self._most_bytes = parallel, offers, most_bytes
+        self._known: set[tuple[str, str]] = set()
+        self._queue: deque[tuple[Offer, bool]] = deque()
+        self._active: dict[int, Receiving] = {}
+        self._past: dict[int, Receiving] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is wanted any more."""
+        return not self._queue and not self._active
+
+    def offered(self, offers: tuple[Offer, ...]) -> None:
+        """The peer can send these. Raises ProtocolError for repeated or too many offers."""
+        for offer in offers:
+            key = offer.model, offer.version
+            if key in self._known:
+                raise ProtocolError(f"{offer.model} {offer.version} is offered twice")
+            if len(self._known) >= self._most_offers:
+                raise ProtocolError(f"more than {self._most_offers} versions are offered")
+            self._known.add(key)
+            self._queue.append((offer, False))
+
+    def handle(self, message: Chunk | Commit | Abort) -> None:
+        """A message of the sender of a transfer. Raises ProtocolError."""
+        number = message.transfer
+        transfer = None if number is None else self._active.get(number) or self._past.get(number)
+        if transfer is None:
+            raise ProtocolError(f"transfer {number} was never asked for")
+        transfer.handle(message)
+
+    def complete(self, number: int, effect: Effect, value: Any) -> None:
+        """An answer of the driver. For transfers that are over it comes too late and means nothing."""
+        if number in self._active:
+            self._active[number].complete(effect, value)
+
+    def fail(self, number: int, effect: Effect, error: AiosError) -> None:
+        if number in self._active:
+            self._active[number].fail(effect, error)
+
+    def begin(self) -> None:
+        """Take offers from the queue while there is room. The policy is asked now, when it knows the newest base."""
+        while self._queue and len(self._active) < self._parallel:
+            offer, in_full = self._queue.popleft()
+            decision = self._policy.wants(offer)
+            if decision.want:
+                base = None if in_full or decision.base is None else check_version(decision.base)
+                number = len(self._active) + len(self._past)
+                self._active[number] = Receiving(number, offer, base, self._outbox, self._most_bytes)
+
+    def ended(self) -> Iterator[TransferResult]:
+        """Results of transfers that ended since the last call."""
+        for number, transfer in list(self._active.items()):
+            if transfer.result is not None:
+                self._past[number] = self._active.pop(number)
+                if transfer.wants_full:
+                    self._queue.appendleft((transfer.offer, True))
+                yield transfer.result
+
+    def cut(self, code: str, message: str) -> None:
+        """The session ends."""
+        self._queue.clear()
+        for transfer in self._active.values():
+            transfer.cut(code, message)

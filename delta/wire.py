@@ -1,0 +1,321 @@
+"""The nine messages of the sync exchange, as frozen dataclasses and as bytes. ``docs/protocol.md`` shows them.
+
+A message travels as canonical JSON (``app_metadata``) and, for CHUNK alone, data bytes beside it. Every JSON
+object carries ``n``, its number in this direction from 0 up, so that losses, duplicates and reordering show, and
+``sum``, the CRC-32 of the object without it. Receivers check every field, its kind and its bounds. Nothing here
+knows what may be said when (``session`` does).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal, cast
+
+from aios_node.delta.fields import Fields, parse_object
+from aios_node.delta.offers import Mode, Offer, PackageInfo, Resume, Source
+from aios_node.engine.errors import Corrupt, ProtocolError, TooLarge
+from aios_node.engine.weights.names import canonical_json
+
+PROTOCOLS: Final = (1,)
+METADATA_BYTES: Final = 1 << 20
+DATA_BYTES: Final = 1 << 20
+OFFERS_PER_MESSAGE: Final = 64
+LINEAGE: Final = 64
+_RANGES = 32_768
+_CODECS = 64
+_MESSAGE_TEXT = 400
+
+Role = Literal["sender", "receiver"]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First of all: which protocols and codecs one speaks. Unknown fields are ignored: later protocols add some."""
+
+    kind: ClassVar[str] = "hello"
+    protocols: tuple[int, ...]
+    codecs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Offers:
+    """OFFER: versions that can be had; ``last`` ends the list."""
+
+    kind: ClassVar[str] = "offer"
+    offers: tuple[Offer, ...]
+    last: bool
+
+
+@dataclass(frozen=True)
+class Want:
+    """The receiver asks for a version. ``transfer`` counts the asker's transfers from 0.
+
+    ``round`` 0 begins the transfer; ``resume`` tells what is staged. Higher rounds ask once more for the damaged
+    chunks that ``resume.missing`` names.
+    """
+
+    kind: ClassVar[str] = "want"
+    transfer: int
+    model: str
+    version: str
+    base: str | None
+    round: int = 0
+    resume: Resume | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One piece of a package; the transfer's first carries the package's description. ``crc`` is CRC-32 of the data."""
+
+    kind: ClassVar[str] = "chunk"
+    transfer: int
+    index: int
+    offset: int
+    crc: int
+    data: bytes | memoryview
+    package: PackageInfo | None = None
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The sender has sent every chunk that was asked for up to ``round``."""
+
+    kind: ClassVar[str] = "commit"
+    transfer: int
+    round: int
+    package: PackageInfo
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The receiver holds the version, verified and durable."""
+
+    kind: ClassVar[str] = "committed"
+    transfer: int
+
+
+@dataclass(frozen=True)
+class Abort:
+    """A transfer, or with no ``transfer`` the whole session, ends here. ``role`` is that of the one who says so."""
+
+    kind: ClassVar[str] = "abort"
+    transfer: int | None
+    role: Role | None
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """I shall ask for nothing more. When both have said it, the session is over."""
+
+    kind: ClassVar[str] = "done"
+
+
+@dataclass(frozen=True)
+class Ping:
+    """A slow job makes progress here."""
+
+    kind: ClassVar[str] = "ping"
+
+
+Message = Hello | Offers | Want | Chunk | Commit | Committed | Abort | Done | Ping
+
+
+def encode(message: Message, number: int) -> tuple[bytes, bytes | memoryview]:
+    """(metadata, data) of a message, the ``number``-th in its direction."""
+    fields: dict[str, Any] = {"type": message.kind, "n": number, **_to_json(message)}
+    fields["sum"] = zlib.crc32(canonical_json(fields))
+    return canonical_json(fields), message.data if isinstance(message, Chunk) else b""
+
+
+def decode(metadata: bytes, data: bytes | memoryview = b"") -> tuple[int, Message]:
+    """(number, message). Raises Corrupt for a wrong sum, TooLarge and ProtocolError for the rest.
+
+    A chunk's data is not compared with its CRC here: the receiver may ask for it again.
+    """
+    if len(metadata) > METADATA_BYTES or len(data) > DATA_BYTES:
+        raise TooLarge(f"a message of {len(metadata)} + {len(data)} bytes; {METADATA_BYTES} + {DATA_BYTES} are allowed")
+    values = parse_object(metadata, "message", ProtocolError)
+    total = values.pop("sum", None)
+    if total != _sum_of(values):
+        raise Corrupt("a message was damaged on its way: its sum is wrong")
+    fields = Fields(values, "message", ProtocolError)
+    kind, number = fields.word("type"), fields.integer("n")
+    reader = _READERS.get(kind)
+    if reader is None:
+        raise ProtocolError(f"unknown message {kind!r}")
+    if len(data) and kind != Chunk.kind:
+        raise ProtocolError(f"message {kind!r} carries {len(data)} data bytes; only chunks may")
+    message = reader(fields, data)
+    if kind != Hello.kind:
+        fields.close()
+    return number, message
+
+
+def _sum_of(values: dict[str, Any]) -> int:
+    try:
+        return zlib.crc32(canonical_json(values))
+    except (ValueError, RecursionError):
+        raise ProtocolError("a message holds values that JSON does not have") from None
+
+
+def _to_json(message: Message) -> dict[str, Any]:
+    match message:
+        case Hello():
+            return {"protocols": list(message.protocols), "codecs": list(message.codecs)}
+        case Offers():
+            return {"offers": [_offer_json(offer) for offer in message.offers], "last": message.last}
+        case Want():
+            resume = message.resume
+            return {
+                "transfer": message.transfer,
+                "model": message.model,
+                "version": message.version,
+                "base": message.base,
+                "round": message.round,
+                "resume": resume and {"sha256": resume.sha256, "missing": [list(span) for span in resume.missing]},
+            }
+        case Chunk():
+            package = message.package and vars(message.package)
+            return {
+                "transfer": message.transfer,
+                "index": message.index,
+                "offset": message.offset,
+                "crc": message.crc,
+                "package": package,
+            }
+        case Commit():
+            return {"transfer": message.transfer, "round": message.round, "package": vars(message.package)}
+        case Committed():
+            return {"transfer": message.transfer}
+        case Abort():
+            text = "".join(sign if sign.isprintable() else " " for sign in message.message[:_MESSAGE_TEXT])
+            return {"transfer": message.transfer, "role": message.role, "code": message.code, "message": text}
+        case Done() | Ping():
+            return {}
+
+
+def _offer_json(offer: Offer) -> dict[str, Any]:
+    source = offer.derived_from
+    return {
+        "model": offer.model,
+        "version": offer.version,
+        "lineage": list(offer.lineage[:LINEAGE]),
+        "bytes": offer.bytes,
+        "quant": offer.quant,
+        "derived_from": source and {"model": source.model, "version": source.version},
+        "publisher": offer.publisher,
+    }
+
+
+Data = bytes | memoryview
+
+
+def _read_hello(fields: Fields, data: Data) -> Hello:
+    protocols = fields.items("protocols", _CODECS)
+    if not all(type(number) is int for number in protocols):
+        raise ProtocolError("message.protocols must be whole numbers")
+    return Hello(tuple(protocols), fields.words("codecs", _CODECS))
+
+
+def _read_offers(fields: Fields, data: Data) -> Offers:
+    offers = tuple(_read_offer(offer) for offer in fields.objects("offers", OFFERS_PER_MESSAGE))
+    return Offers(offers, fields.flag("last"))
+
+
+def _read_offer(fields: Fields) -> Offer:
+    source = fields.maybe("derived_from")
+    offer = Offer(
+        model=fields.model(),
+        version=fields.version(),
+        lineage=fields.versions("lineage", LINEAGE),
+        bytes=fields.integer("bytes"),
+        quant=fields.word("quant"),
+        derived_from=None if source is None else Source(source.model(), source.version()),
+        publisher=fields.maybe_version("publisher"),
+    )
+    fields.close()
+    if source is not None:
+        source.close()
+    return offer
+
+
+def _read_want(fields: Fields, data: Data) -> Want:
+    resume = fields.maybe("resume")
+    staged = None if resume is None else Resume(resume.hexadecimal("sha256", 64), resume.ranges("missing", _RANGES))
+    if resume is not None:
+        resume.close()
+    return Want(
+        transfer=fields.integer("transfer"),
+        model=fields.model(),
+        version=fields.version(),
+        base=fields.maybe_version("base"),
+        round=fields.integer("round"),
+        resume=staged,
+    )
+
+
+def _read_chunk(fields: Fields, data: Data) -> Chunk:
+    package = fields.maybe("package")
+    return Chunk(
+        transfer=fields.integer("transfer"),
+        index=fields.integer("index"),
+        offset=fields.integer("offset"),
+        crc=fields.integer("crc", (1 << 32) - 1),
+        data=data,
+        package=None if package is None else _read_package(package),
+    )
+
+
+def _read_package(fields: Fields) -> PackageInfo:
+    mode = fields.word("mode")
+    base = fields.maybe_version("base")
+    if mode not in {"delta", "full"} or (mode == "delta") != (base is not None):
+        raise ProtocolError(f"a package of mode {mode!r} {'with' if base else 'without'} a base")
+    package = PackageInfo(
+        bytes=fields.integer("bytes"),
+        sha256=fields.hexadecimal("sha256", 64),
+        mode=cast("Mode", mode),
+        base=base,
+        changed_bytes=fields.integer("changed_bytes"),
+        full_bytes=fields.integer("full_bytes"),
+    )
+    fields.close()
+    if package.bytes == 0:
+        raise ProtocolError("a package without bytes")
+    return package
+
+
+def _read_commit(fields: Fields, data: Data) -> Commit:
+    package = fields.maybe("package")
+    if package is None:
+        raise ProtocolError("a commit that does not name its package")
+    return Commit(fields.integer("transfer"), fields.integer("round"), _read_package(package))
+
+
+def _read_committed(fields: Fields, data: Data) -> Committed:
+    return Committed(fields.integer("transfer"))
+
+
+def _read_abort(fields: Fields, data: Data) -> Abort:
+    transfer = fields.maybe_integer("transfer")
+    role = fields.maybe_word("role")
+    if (transfer is None) != (role is None) or role not in {None, "sender", "receiver"}:
+        raise ProtocolError(f"an abort of transfer {transfer} by {role!r}")
+    return Abort(transfer, cast("Role | None", role), fields.word("code"), fields.text("message", _MESSAGE_TEXT))
+
+
+_READERS: Final[dict[str, Callable[[Fields, Data], Message]]] = {
+    Hello.kind: _read_hello,
+    Offers.kind: _read_offers,
+    Want.kind: _read_want,
+    Chunk.kind: _read_chunk,
+    Commit.kind: _read_commit,
+    Committed.kind: _read_committed,
+    Abort.kind: _read_abort,
+    Done.kind: lambda fields, data: Done(),
+    Ping.kind: lambda fields, data: Ping(),
+}
