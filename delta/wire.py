@@ -21,8 +21,8 @@ from aios_node.engine.weights.names import canonical_json
 PROTOCOLS: Final = (1,)
 METADATA_BYTES: Final = 1 << 20
 DATA_BYTES: Final = 1 << 20
-OFFERS_PER_MESSAGE: Final = 64
-LINEAGE: Final = 64
+OFFERS_PER_MESSAGE: Final = 32
+LINEAGE: Final = 256
 _RANGES = 32_768
 _CODECS = 64
 _MESSAGE_TEXT = 400
