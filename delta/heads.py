@@ -127,13 +127,14 @@ class Heads:
         raise UnknownVersion(f"{name} has no version {short(prefix)}: {self._versions_of(name)}")
 
     def ancestors(self, version: str) -> tuple[str, ...]:
-        """Every known ancestor once, nearest first (breadth first, siblings in order of their ids)."""
-        found: dict[str, None] = {}
-        level = list(self._above(version))
+        """Every known ancestor once, nearest first: breadth first, told ancestors in the order they were told in."""
+        seen: dict[str, None] = {version: None}
+        level: Iterable[str] = seen
         while level:
-            found |= dict.fromkeys(level)
-            level = sorted({above for below in level for above in self._above(below)} - found.keys() - {version})
-        return tuple(found)
+            found = dict.fromkeys(above for below in level for above in self._above(below))
+            level = [above for above in found if above not in seen]
+            seen |= dict.fromkeys(level)
+        return tuple(seen)[1:]
 
     def heads(self, name: str) -> tuple[str, ...]:
         """Versions of a model that no other of its versions descends from, newest first."""
