@@ -86,10 +86,11 @@ def apply_from(
     """As ``apply``, from a file, one tensor at a time in order of their names. Use results only when it ran through."""
     old, new, coding = _read_header(source, limits)
     weights = {} if base is None or old is None else base
+    steps = plan(old, new)
     if old is not None:
-        _check_names(old, weights)
+        _check_unused(old, steps, weights)
     done = 0
-    for step in plan(old, new):
+    for step in steps:
         yield step.entry.name, _tensor(step, weights, source, coding)
         done += step.entry.nbytes
         if progress is not None:
@@ -110,13 +111,16 @@ def _tensor(step: Step, weights: Mapping[str, Tensor], source: Reader, coding: C
     return tensor
 
 
-def _check_names(old: Manifest, weights: Mapping[str, Tensor]) -> None:
+def _check_unused(old: Manifest, steps: tuple[Step, ...], weights: Mapping[str, Tensor]) -> None:
     """The base must be that very base, also in what the target does not use."""
     strangers = sorted(set(weights) - set(old.entries))
     if strangers:
         raise NoBase(f"the base has a tensor {strangers[0]!r}, which the one the delta was made from had not")
+    used = {step.entry.name for step in steps if step.base is not None}
     for entry in old.tensors:
-        base_tensor(weights, entry)
+        tensor = base_tensor(weights, entry)
+        if entry.name not in used:
+            check_base(entry, tensor)
 
 
 def _used(step: Step, base: Mapping[str, Tensor] | None) -> Tensor | None:

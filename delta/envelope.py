@@ -29,7 +29,7 @@ Verify = Callable[[bytes, bytes, bytes], bool]
 
 @dataclass(frozen=True)
 class Envelope:
-    """``publisher`` is a name for people, ``public_key`` (64 hex digits) is the identity; ``created_at`` is ISO, UTC."""
+    """``publisher`` is for people, ``public_key`` (64 hex digits) is the identity; ``created_at`` is ISO, UTC."""
 
     model: str
     version: str
