@@ -32,10 +32,10 @@ demo: $(STAMPS)/project  ## three real nodes on this machine: quantise, search, 
 	@$(BIN)/aios-node demo $(ARGS)
 
 test: setup  ## all tests but the fault suite
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not faults" $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not faults" $(ARGS)
 
 faults: setup  ## kill -9 and full-disk suites
-	@$(BIN)/python -m pytest -n $(WORKERS) -m faults $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m faults $(ARGS)
 
 lint: $(STAMPS)/dev  ## ruff, mypy, pyright, import-linter
 	@echo "ruff";    $(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -45,7 +45,7 @@ lint: $(STAMPS)/dev  ## ruff, mypy, pyright, import-linter
 
 coverage: setup  ## branch coverage, with a threshold per room
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not faults" -q --cov --cov-report= $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not faults" -q --cov --cov-report= $(ARGS)
 	@$(BIN)/coverage json --quiet -o .cache/coverage.json
 	@$(BIN)/python scripts/check_coverage.py .cache/coverage.json
 
@@ -53,6 +53,7 @@ bench: $(STAMPS)/project  ## all benchmarks; ARGS="name ..." for some; results i
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 setup: $(STAMPS)/dev $(MODEL)/model.safetensors  ## environment, development tools and the model that tests use
+	@:
 
 lock: $(STAMPS)/dev  ## write requirements/*.txt anew; ARGS=--upgrade for newer versions
 	@for name in runtime dev; do \
@@ -111,7 +112,7 @@ $(STAMPS)/project: pyproject.toml src/aios_node/__init__.py $(STAMPS)/runtime $(
 	@$(BIN)/python -m pip check > $(STAMPS)/check.log || { cat $(STAMPS)/check.log >&2; exit 1; }
 	@touch $@
 
-$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/project
+$(STAMPS)/dev: requirements/dev.txt | $(STAMPS)/project
 	@echo "[dev] tools for tests and linters, pinned and hashed (about 110 MB to download)"
 	@$(PIP) --require-hashes --no-deps -r requirements/dev.txt
 	@$(BIN)/python -m pip check > $(STAMPS)/check.log || { cat $(STAMPS)/check.log >&2; exit 1; }
