@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -215,7 +215,6 @@ class Action:
     description: str
     right: Right | None
     resource: str = ""
-    arguments: Mapping[str, str] = field(default_factory=dict)  # name -> what it means, for list_actions
 
 
 class ControlPort(Protocol):

@@ -1,0 +1,121 @@
+"""The calling side of a sync: one do_exchange to a peer over mutual TLS, as a transport of messages.
+
+Both ends prove themselves: the server's certificate must be the pinned one, ours is checked by the server.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from aios_node.flight.dialing import Pem, dial
+from aios_node.flight.errors import from_flight
+from aios_node.flight.limits import MIB
+from aios_node.flight.transport import SYNC_SCHEMA, Message, StreamTransport, from_chunk, to_batch
+
+_LINGER = 5.0  # seconds that the peer has for its last words after we closed
+
+
+class PeerLink:
+    """An open sync stream to a peer. A ``SyncTransport``; close it, or use it with ``with``."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        ca: Pem | None = None,
+        cert: Pem | None = None,
+        key: Pem | None = None,
+        hostname: str | None = "aios-node",
+        idle_timeout: float = 120.0,
+        message_bytes: int = MIB,
+    ) -> None:
+        """``ca`` is the peer's pinned certificate; without any certificate the link is plain (tests, loopback).
+
+        Raises ``BadConfig``; that a peer cannot be reached shows in the first ``send`` or ``receive``.
+        """
+        tls = ca is not None or cert is not None
+        self._client = dial(uri, ca=ca, cert=cert, key=key, hostname=hostname if tls else None)
+        self._idle_timeout = idle_timeout
+        self._closing = threading.Event()
+        try:
+            writer, reader = self._client.do_exchange(fl.FlightDescriptor.for_path("sync"))
+            writer.begin(SYNC_SCHEMA)
+        except (fl.FlightError, pa.ArrowException, OSError) as error:
+            self._client.close()
+            raise from_flight(error, uri) from None
+        self._transport = StreamTransport(_ClientPipe(uri, writer, reader), message_bytes)
+        self._watch = threading.Thread(target=self._watch_sending, name="sync-watch", daemon=True)
+        self._watch.start()
+
+    def send(self, meta: bytes, data: bytes | memoryview | None = None) -> None:
+        """Send one message; broken off when the peer takes nothing for the idle timeout."""
+        self._transport.send(meta, data)
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """The next message; None at the peer's end. Raises ``TimeoutError`` after ``timeout`` seconds."""
+        return self._transport.receive(self._idle_timeout if timeout is None else timeout)
+
+    def close(self) -> None:
+        """End the stream: politely, then by cancelling it. Idempotent."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._transport.close()
+        if not self._transport.drain(_LINGER):
+            self._transport.cancel()
+            self._transport.drain(_LINGER)
+        self._watch.join()
+        self._client.close()
+
+    def _watch_sending(self) -> None:
+        while not self._closing.wait(self._idle_timeout / 4):
+            if self._transport.sending_for >= self._idle_timeout:
+                self._transport.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _ClientPipe:
+    """The calling end of an exchange."""
+
+    def __init__(self, uri: str, writer: Any, reader: Any) -> None:
+        self._uri = uri
+        self._writer = writer
+        self._reader = reader
+
+    def read(self) -> Message | None:
+        try:
+            return from_chunk(self._reader.read_chunk())
+        except StopIteration:
+            return None
+        except (fl.FlightError, pa.ArrowException, OSError) as error:
+            raise from_flight(error, self._uri) from None
+
+    def write(self, meta: bytes, data: bytes | memoryview | None) -> None:
+        try:
+            if data is None:
+                self._writer.write_metadata(meta)
+            else:
+                self._writer.write_with_metadata(to_batch(data), meta)
+        except (fl.FlightError, pa.ArrowException, OSError) as error:
+            raise from_flight(error, self._uri) from None
+
+    def finish(self) -> None:
+        try:
+            self._writer.done_writing()
+        except (fl.FlightError, pa.ArrowException, OSError) as error:
+            raise from_flight(error, self._uri) from None
+
+    def cancel(self) -> None:
+        self._reader.cancel()
