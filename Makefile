@@ -12,7 +12,7 @@ TORCH_VERSION   := 2.13.0
 BIN    := .venv/bin
 STAMPS := .venv/.stamps
 MODEL  := .cache/minilm
-PIP    := $(BIN)/python -m pip install --quiet --progress-bar off
+PIP    := $(BIN)/python -m pip install -qq --progress-bar off
 
 # A newcomer's settings for other Pythons must not leak into this environment.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV

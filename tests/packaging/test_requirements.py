@@ -115,9 +115,10 @@ def test_the_locks_are_complete(python: str, machine: str) -> None:
     for name in pinned:
         for line in metadata.requires(name) or []:
             wish = Requirement(line)
-            if wish.marker is not None and not wish.marker.evaluate(environment):
-                continue
             needed = canonicalize_name(wish.name)
+            left_out = wish.marker is not None and not wish.marker.evaluate(environment)
+            if left_out or (name == "torch" and is_gpu(needed)):  # a GPU build may be installed
+                continue
             assert needed in pinned, f"{name} needs {wish}"
             assert wish.specifier.contains(pinned[needed], prereleases=True), f"{name} needs {wish}"
 
