@@ -193,6 +193,16 @@ Tensor: TypeAlias = NDArray[Any] | QuantizedTensor
 """What a weights mapping holds: plain arrays and quantised tensors."""
 
 
+def dtype_name(tensor: Tensor) -> str:
+    """The name of a tensor's dtype; of a quantised one, what it has when dequantised."""
+    return tensor.dtype if isinstance(tensor, QuantizedTensor) else tensor.dtype.name
+
+
+def dense(tensor: Tensor) -> NDArray[Any]:
+    """The tensor as a plain array: itself, or dequantised."""
+    return tensor.dequantize() if isinstance(tensor, QuantizedTensor) else tensor
+
+
 def _dequantize_rows(
     codes: NDArray[Any],
     scales: NDArray[np.float32],

@@ -72,7 +72,8 @@ def count_of(shape: tuple[int, ...], itemsize: int = 1) -> int:
 
 def raw_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     """The bytes of an array in C order as uint8 [nbytes]; a view where the array is contiguous."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    native = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return np.ascontiguousarray(native).reshape(-1).view(np.uint8)
 
 
 def from_bytes(data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:

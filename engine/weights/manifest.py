@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aios_node.engine.errors import AiosError, BadWeights, Corrupt, TooLarge
-from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, Tensor, packed_size
+from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, Tensor, dtype_name, packed_size
 from aios_node.engine.quant.dtypes import count_of, dtype_of, is_float, raw_bytes
 from aios_node.engine.weights.names import canonical_json, check_file_name, check_sha256, check_tensor_name
 
@@ -51,7 +51,7 @@ class TensorEntry:
     def of(cls, name: str, tensor: Tensor) -> TensorEntry:
         """The entry that describes this tensor; hashes it."""
         quant_type, axis, group_size = quant_of(tensor)
-        dtype = tensor.dtype if isinstance(tensor, QuantizedTensor) else tensor.dtype.name
+        dtype = dtype_name(tensor)
         return cls(
             name, dtype, tuple(tensor.shape), quant_type, axis, group_size, tensor_hash(tensor), int(tensor.nbytes)
         )
@@ -89,7 +89,7 @@ def tensor_hash(tensor: Tensor) -> str:
     C order (or the packed codes), then float32 scales and zero points, all little endian.
     """
     quant_type, axis, group_size = quant_of(tensor)
-    dtype = tensor.dtype if isinstance(tensor, QuantizedTensor) else tensor.dtype.name
+    dtype = dtype_name(tensor)
     dtype_of(dtype)
     header = {
         "dtype": dtype,
