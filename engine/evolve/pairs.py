@@ -62,8 +62,11 @@ def first_sentence(text: str) -> tuple[str, str]:
     return " ".join(parts[0].split()), parts[1].strip() if len(parts) > 1 else ""
 
 
-def make_pairs(documents: Sequence[Document]) -> tuple[Pair, ...]:
-    """Make up to two pairs per document: title -> text, and first sentence -> the rest.
+def make_pairs(documents: Sequence[Document], *, leads: bool = False) -> tuple[Pair, ...]:
+    """Make a pair of each document: title -> text; with ``leads`` also first sentence -> the rest.
+
+    With titles alone every answer is a whole text, as it would be stored. Leads are for texts whose
+    titles say little.
 
     Texts and questions that occurred before are left out (their answer would be ambiguous), as are
     questions under MIN_QUESTION_WORDS and answers under MIN_DOCUMENT_WORDS words.
@@ -72,7 +75,7 @@ def make_pairs(documents: Sequence[Document]) -> tuple[Pair, ...]:
     seen_questions: set[str] = set()
     pairs: list[Pair] = []
     for number, document in enumerate(documents):
-        for pair in _pairs_of(number, document):
+        for pair in _pairs_of(number, document, leads):
             text, question = " ".join(pair.answer.split()).lower(), pair.question.lower()
             if text not in seen_texts and question not in seen_questions:
                 pairs.append(pair)
@@ -95,9 +98,9 @@ def split_pairs(pairs: Iterable[Pair], *, held_out: float = 0.2, seed: int = 0) 
     return Split(train=tuple(sides[0]), held_out=tuple(sides[1]))
 
 
-def _pairs_of(number: int, document: Document) -> Iterator[Pair]:
-    lead, rest = first_sentence(document.text)
-    for question, answer in ((title_words(document.title), document.text.strip()), (lead, rest)):
+def _pairs_of(number: int, document: Document, leads: bool) -> Iterator[Pair]:
+    titled = (title_words(document.title), document.text.strip())
+    for question, answer in (titled, first_sentence(document.text)) if leads else (titled,):
         if _words(question) >= MIN_QUESTION_WORDS and _words(answer) >= MIN_DOCUMENT_WORDS:
             yield Pair(question, answer, number)
 

@@ -24,7 +24,9 @@ class SelfAttention:
         """``x`` float [b, t, d]; ``mask`` bool [b, 1, 1, t], True where to look, or None for everywhere."""
         query, key, value = (self._split(part(x)) for part in (self.query, self.key, self.value))  # [b, h, t, d/h]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.output(mixed.transpose(1, 2).flatten(2))  # [b, t, d]
+        joined: torch.Tensor = mixed.transpose(1, 2).flatten(2)  # [b, t, d]
+        return self.output(joined)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, length, width = x.shape
+        return x.view(batch, length, self.heads, width // self.heads).transpose(1, 2)

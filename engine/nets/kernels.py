@@ -51,7 +51,8 @@ def affine(
         return ACTIVATIONS[activation](F.linear(x, weight, bias))
     if torch.is_grad_enabled() and x.requires_grad:
         return ACTIVATIONS[activation](_frozen(x, weight, bias))
-    return _fused(x, weight, bias, activation)
+    result: torch.Tensor = _fused(x, weight, bias, activation)
+    return result
 
 
 def _fits_fused(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -66,7 +67,7 @@ def _fits_fused(x: torch.Tensor, weight: torch.Tensor) -> bool:
 @cache
 def fused_works() -> bool:
     """Whether oneDNN's fused linear exists here and agrees with torch's public functions."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's own
         return False
     with torch.no_grad():
         x, weight, bias = (torch.linspace(-2, 2, n).reshape(s) for n, s in ((6, (2, 3)), (12, (4, 3)), (4, (4,))))

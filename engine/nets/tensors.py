@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
 
 from aios_node.engine.errors import BadWeights
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
@@ -66,7 +67,7 @@ def as_torch(tensor: Tensor) -> torch.Tensor:
     ``torch.frombuffer`` warn about read-only memory, and silencing warnings is not thread-safe.
     """
     array: NDArray[np.float32] = _dense(tensor)
-    return torch.from_dlpack(array)
+    return from_dlpack(array)
 
 
 def _dense(tensor: Tensor) -> NDArray[np.float32]:

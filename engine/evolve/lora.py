@@ -1,0 +1,96 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021): a few trainable numbers beside frozen weights, merged at the end.
+
+Knows linear maps and names; does not know what is learned or how.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+
+from aios_node.engine.errors import BadConfig, BadRequest
+from aios_node.engine.nets.kernels import ACTIVATIONS
+from aios_node.engine.nets.linear import Linear, Projection
+from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """``activation(linear(x) + scale * x @ down.T @ up.T)`` around a frozen linear map [out, in]."""
+
+    base: Linear
+    down: torch.Tensor  # [rank, in], small random numbers at first
+    up: torch.Tensor  # [out, rank], zeros at first: training starts from the base's own output
+    scale: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        frozen = replace(self.base, activation=None)
+        adapted = frozen(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
+        return ACTIVATIONS[self.base.activation](adapted)
+
+    def change(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        """What merging adds to the weight, float64 [out, in]."""
+        up, down = (part.detach().cpu().double().numpy() for part in (self.up, self.down))
+        change: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = up @ down * self.scale
+        return change
+
+
+class Adapters:
+    """The adapters of one network: wraps its linear maps while it is built, and merges them later."""
+
+    def __init__(self, targets: tuple[str, ...], rank: int, alpha: float, seed: int) -> None:
+        self._targets = frozenset(targets)
+        self._rank = rank
+        self._scale = alpha / rank
+        self._random = torch.Generator().manual_seed(seed)
+        self._adapters: dict[str, LowRank] = {}
+
+    def wrap(self, name: str, linear: Linear) -> Projection:
+        """Put an adapter around a linear map whose last name part is a target; a factory for Encoder.build."""
+        if name.rpartition(".")[2] not in self._targets:
+            return linear
+        self._adapters[name] = adapter = self._new(linear)
+        return adapter
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """All that is trained. Raises BadConfig if no linear map was a target."""
+        if not self._adapters:
+            raise BadConfig(f"targets {sorted(self._targets)} name no linear map of this network")
+        return [part for adapter in self._adapters.values() for part in (adapter.down, adapter.up)]
+
+    def merge(self, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Weights with every adapter added to its own tensor; all other tensors are the same objects.
+
+        Sums are made in float64 and rounded once to the tensor's dtype. Raises BadRequest for quantised
+        tensors: adapt the model that they were made from, then quantise again.
+        """
+        merged = dict(weights)
+        for name, adapter in self._adapters.items():
+            key = f"{prefix}{name}.weight"
+            merged[key] = _added(key, weights[key], adapter)
+        return merged
+
+    def _new(self, linear: Linear) -> LowRank:
+        out, inputs = linear.weight.shape
+        if self._rank > min(out, inputs):
+            raise BadConfig(f"rank is {self._rank}: at most {min(out, inputs)} for a map of {out} x {inputs}")
+        down = torch.randn(self._rank, inputs, generator=self._random) / math.sqrt(inputs)
+        device = linear.weight.device
+        return LowRank(
+            base=linear,
+            down=down.to(device).requires_grad_(),
+            up=torch.zeros(out, self._rank, device=device, requires_grad=True),
+            scale=self._scale,
+        )
+
+
+def _added(name: str, tensor: Tensor, adapter: LowRank) -> Tensor:
+    if isinstance(tensor, QuantizedTensor):
+        raise BadRequest(f"tensor {name!r} is quantised: adapt the model it was made from, then quantise again")
+    return (tensor.astype(np.float64) + adapter.change()).astype(tensor.dtype)
