@@ -1,32 +1,32 @@
 """The error tree of the whole project. Every class carries the code that peers and clients see.
 
-    AiosError                     internal
-    ├── BadRequest                bad_request
-    │   ├── BadConfig             bad_config
-    │   ├── AmbiguousModel        ambiguous_model
-    │   └── SpaceMismatch         space_mismatch
-    ├── NotFound                  not_found
-    │   ├── UnknownModel          unknown_model
-    │   ├── UnknownTable          unknown_table
-    │   └── UnknownVersion        unknown_version
-    ├── AccessError
-    │   ├── Unauthenticated       unauthenticated
-    │   └── Unauthorized          unauthorized
-    ├── DataError
-    │   ├── Corrupt               corrupt
-    │   ├── BadWeights            bad_weights
-    │   ├── HashMismatch          hash_mismatch
-    │   ├── NoBase                no_base
-    │   └── TooLarge              too_large
-    ├── ProtocolError             protocol_error
-    ├── TransferAborted           aborted
-    └── ResourceError
-        ├── Unavailable           unavailable      (retryable)
-        ├── Busy                  busy             (retryable)
-        ├── StorageFull           storage_full     (retryable)
-        ├── WorkerFailed          worker_failed    (retryable)
-        ├── StorageError          storage_error
-        └── FolderLocked          folder_locked
+AiosError                     internal
+├── BadRequest                bad_request
+│   ├── BadConfig             bad_config
+│   ├── AmbiguousModel        ambiguous_model
+│   └── SpaceMismatch         space_mismatch
+├── NotFound                  not_found
+│   ├── UnknownModel          unknown_model
+│   ├── UnknownTable          unknown_table
+│   └── UnknownVersion        unknown_version
+├── AccessError
+│   ├── Unauthenticated       unauthenticated
+│   └── Unauthorized          unauthorized
+├── DataError
+│   ├── Corrupt               corrupt
+│   ├── BadWeights            bad_weights
+│   ├── HashMismatch          hash_mismatch
+│   ├── NoBase                no_base
+│   └── TooLarge              too_large
+├── ProtocolError             protocol_error
+├── TransferAborted           aborted
+└── ResourceError
+    ├── Unavailable           unavailable      (retryable)
+    ├── Busy                  busy             (retryable)
+    ├── StorageFull           storage_full     (retryable)
+    ├── WorkerFailed          worker_failed    (retryable)
+    ├── StorageError          storage_error
+    └── FolderLocked          folder_locked
 """
 
 from __future__ import annotations
