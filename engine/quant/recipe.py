@@ -1,0 +1,198 @@
+"""The recipe of a quantisation: what becomes how many bits, in which groups, by which rule.
+
+A recipe is part of a version's identity, so it is plain JSON and says everything that decides a code.
+Knows nothing about tensors' contents (see ptq).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeAlias
+
+from aios_node.engine.errors import BadConfig, choices
+from aios_node.engine.quant.blocks import BITS, QuantType
+
+Clip: TypeAlias = Literal["minmax", "mse"]
+
+_CLIPS = ("minmax", "mse")
+_MAX_OVERRIDES = 1000
+_MAX_PATTERN = 256
+_MAX_GROUP = 2**20
+_MAX_AXIS = 31
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one tensor is quantised.
+
+    ``axis``: the channel axis, -1 for the whole tensor. ``group_size``: values along a channel that share a
+    scale, 0 for all. ``clip``: ``minmax`` maps the extremes exactly, ``mse`` searches the range with the
+    smallest squared error.
+    """
+
+    quant: QuantType = "int8"
+    symmetric: bool = True
+    axis: int = 0
+    group_size: int = 0
+    clip: Clip = "minmax"
+
+    def __post_init__(self) -> None:
+        _one_of("quant", self.quant, tuple(BITS))
+        _one_of("clip", self.clip, _CLIPS)
+        _one_of("symmetric", self.symmetric, (True, False))
+        _whole("axis", self.axis, -1, _MAX_AXIS)
+        _whole("group_size", self.group_size, 0, _MAX_GROUP)
+
+
+@dataclass(frozen=True)
+class Override:
+    """What applies to tensors whose names match ``pattern`` (fnmatch, case counts).
+
+    ``settings`` are the differences to the recipe's own settings, or None: leave the tensor as it is.
+    """
+
+    pattern: str
+    settings: tuple[tuple[str, Any], ...] | None = None
+
+    @classmethod
+    def of(cls, pattern: str, settings: Mapping[str, Any] | Literal["none"]) -> Override:
+        """An override from its JSON form: a pattern, and an object of settings or the word "none"."""
+        if not isinstance(pattern, str) or not 0 < len(pattern) <= _MAX_PATTERN:
+            raise BadConfig(f"recipe: a pattern must be a text of 1 to {_MAX_PATTERN} characters")
+        if settings == "none":
+            return cls(pattern)
+        if not isinstance(settings, Mapping):
+            raise BadConfig(f'recipe: override {pattern!r} must be an object of settings or "none"')
+        return cls(pattern, tuple(sorted(settings.items())))
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """A recipe: settings for every tensor, exceptions by name, and when old scales are kept.
+
+    The first override whose pattern matches a tensor's name decides. Scales of an earlier version are kept
+    while the squared error with them is at most ``max_error_ratio`` times the error with fresh ones: unchanged
+    scales keep most codes unchanged, and a delta small. Raises BadConfig naming key, value and what is allowed.
+    """
+
+    quant: QuantType = "int8"
+    symmetric: bool = True
+    axis: int = 0
+    group_size: int = 0
+    clip: Clip = "minmax"
+    overrides: tuple[Override, ...] = ()
+    max_error_ratio: float = 1.1
+    _settings: Settings = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        base = Settings(self.quant, self.symmetric, self.axis, self.group_size, self.clip)
+        object.__setattr__(self, "_settings", base)
+        object.__setattr__(self, "overrides", tuple(self.overrides))
+        if len(self.overrides) > _MAX_OVERRIDES:
+            raise BadConfig(f"recipe: {len(self.overrides)} overrides; at most {_MAX_OVERRIDES} are allowed")
+        ratio = self.max_error_ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 1 <= ratio <= 1e6:
+            raise BadConfig(f"recipe: max_error_ratio is {ratio!r}; a number of at least 1 is needed")
+        object.__setattr__(self, "max_error_ratio", float(ratio))
+        for override in self.overrides:
+            self._apply(override)
+
+    def settings_for(self, name: str) -> Settings | None:
+        """The settings for a tensor of this name; None: leave it as it is."""
+        for override in self.overrides:
+            if fnmatchcase(name, override.pattern):
+                return self._apply(override)
+        return self._settings
+
+    def _apply(self, override: Override) -> Settings | None:
+        if override.settings is None:
+            return None
+        changes = dict(override.settings)
+        _check_keys(changes, set(asdict(self._settings)), f"override {override.pattern!r}")
+        return replace(self._settings, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as JSON members, for a manifest or a file."""
+        overrides = [
+            [override.pattern, "none" if override.settings is None else dict(override.settings)]
+            for override in self.overrides
+        ]
+        return {
+            "method": "ptq",
+            **asdict(self._settings),
+            "overrides": overrides,
+            "max_error_ratio": self.max_error_ratio,
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any] | str | bytes) -> QuantizationConfig:
+        """Read a recipe: an object, or its text. Raises BadConfig."""
+        members = dict(_object(raw))
+        if members.pop("method", "ptq") != "ptq":
+            raise BadConfig("recipe: method must be 'ptq' for this kind of recipe")
+        overrides = members.pop("overrides", [])
+        if not isinstance(overrides, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in overrides):
+            raise BadConfig("recipe: overrides must be a list of [pattern, settings] pairs")
+        _check_keys(members, {*asdict(Settings()), "max_error_ratio"}, "the recipe")
+        return cls(**members, overrides=tuple(Override.of(*pair) for pair in overrides))
+
+
+_EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
+
+
+def _with_embeddings(config: QuantizationConfig, **settings: Any) -> QuantizationConfig:
+    return replace(config, overrides=tuple(Override.of(pattern, settings) for pattern in _EMBEDDINGS))
+
+
+def presets() -> dict[str, QuantizationConfig]:
+    """The recipes behind ``--quant int8|int4|int2``.
+
+    int8: symmetric, a scale per output channel (per row of embeddings). int4: asymmetric groups of 32 with
+    the clip that minimises the squared error; embeddings int8 per row, because every token passes through
+    exactly one row. int2: the same with embeddings int4.
+    """
+    int8 = {"quant": "int8", "symmetric": True, "axis": 0, "group_size": 0, "clip": "minmax"}
+    int4 = {"quant": "int4", "symmetric": False, "axis": 0, "group_size": 32, "clip": "mse"}
+    return {
+        "int8": QuantizationConfig.from_json(int8),
+        "int4": _with_embeddings(QuantizationConfig.from_json(int4), **int8),
+        "int2": _with_embeddings(QuantizationConfig.from_json({**int4, "quant": "int2"}), **int4),
+    }
+
+
+def preset(name: str) -> QuantizationConfig:
+    """The preset of this name. Raises BadConfig listing those that exist."""
+    known = presets()
+    if name not in known:
+        raise BadConfig(f"there is no recipe named {name!r:.60}: {choices(name, known)}")
+    return known[name]
+
+
+def _object(raw: Mapping[str, Any] | str | bytes) -> Mapping[str, Any]:
+    if isinstance(raw, (str, bytes)):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise BadConfig(f"recipe: not valid JSON: {str(error)[:200]}") from None
+    if not isinstance(raw, Mapping) or not all(isinstance(key, str) for key in raw):
+        raise BadConfig("recipe: a JSON object is needed")
+    return raw
+
+
+def _check_keys(members: Mapping[str, Any], allowed: set[str], where: str) -> None:
+    for key in members:
+        if key not in allowed:
+            raise BadConfig(f"recipe: {where} has an unknown key {key!r:.60}: {choices(key, allowed)}")
+
+
+def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> None:
+    if not any(value is each or (isinstance(value, str) and value == each) for each in allowed):
+        raise BadConfig(f"recipe: {key} is {value!r:.60}; allowed are: {', '.join(map(str, allowed))}")
+
+
+def _whole(key: str, value: object, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise BadConfig(f"recipe: {key} is {value!r:.60}; a whole number from {least} to {most} is allowed")
