@@ -16,7 +16,7 @@ from aios_node.delta.integrity import verify_version
 from aios_node.delta.names import check_model, check_version, short
 from aios_node.delta.pins import Pin, Pins
 from aios_node.engine.errors import Corrupt, DataError, UnknownVersion
-from aios_node.engine.weights.folder import read_folder
+from aios_node.engine.weights.folder import VersionFolder, read_folder
 from aios_node.engine.weights.manifest import Manifest
 from aios_node.engine.weights.parquet import ShardInfo
 
@@ -94,11 +94,15 @@ class Catalog:
             raise UnknownVersion(f"no version {short(check_version(version))} is stored here")
         return self._folders.path(version)
 
+    def folder(self, version: str) -> VersionFolder:
+        """What lies in a version's folder; sizes are checked, hashes are not."""
+        return read_folder(self.path(version))
+
     def manifest(self, version: str) -> Manifest:
-        return read_folder(self.path(version)).manifest
+        return self.folder(version).manifest
 
     def shards(self, version: str) -> tuple[ShardInfo, ...]:
-        return read_folder(self.path(version)).shards
+        return self.folder(version).shards
 
     def pin(self, version: str) -> Pin:
         """Keep a version's folder from garbage collection while someone reads it."""

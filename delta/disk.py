@@ -16,6 +16,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from aios_node.engine.errors import AiosError, StorageError, StorageFull
+from aios_node.engine.weights.disk import sync_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -67,15 +68,6 @@ def disk_errors(path: Path | str, doing: str) -> Iterator[None]:
         if error.errno in _FULL:
             raise StorageFull(f"no space to {doing} in {path} ({reason}): free some and try again") from error
         raise StorageError(f"cannot {doing} in {path} ({reason}): check the disk and its rights") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_durably(path: Path, data: bytes) -> None:

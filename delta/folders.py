@@ -10,8 +10,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from aios_node.delta.disk import Observer, Step, fresh_folder, make_folder, remove_folder, sync_folder
+from aios_node.delta.disk import Observer, Step, fresh_folder, make_folder, remove_folder
 from aios_node.delta.names import check_version
+from aios_node.engine.weights.disk import sync_folder
 
 _BUILDING, _GONE = "new-", "gone-"
 _VERSION = re.compile(r"[0-9a-f]{64}")
@@ -66,7 +67,12 @@ class VersionFolders:
 
     def detach(self, version: str) -> Path:
         """Take a version's name away at once; ``remove_folder`` may take its time with the result."""
-        return self.path(version).rename(fresh_folder(self._work, _GONE))
+        gone = fresh_folder(self._work, _GONE)
+        try:
+            return self.path(version).rename(gone)
+        except OSError:
+            gone.rmdir()
+            raise
 
 
 def freed_bytes(folder: Path) -> int:

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 
-from aios_node.delta.disk import disk_errors, sync_folder
+from aios_node.delta.disk import disk_errors
 from aios_node.delta.heads import Facts, Heads, Member, ModelState, Pointers
 from aios_node.delta.names import check_model, check_version
 from aios_node.delta.offers import Source
 from aios_node.engine.errors import BadRequest, Corrupt, StorageError, StorageFull
+from aios_node.engine.weights.disk import sync_folder
 
 _APPLICATION = 0x41494F53  # "AIOS"
 _FORMAT = 1

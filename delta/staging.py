@@ -22,12 +22,12 @@ from aios_node.delta.disk import (
     fresh_folder,
     make_folder,
     remove_folder,
-    sync_folder,
     unobserved,
 )
 from aios_node.delta.names import check_version, short
 from aios_node.delta.transfer import Staged, Transfer, create_transfer, read_transfer, write_touched
 from aios_node.engine.errors import BadRequest, Busy, StorageFull, TooLarge
+from aios_node.engine.weights.disk import sync_folder
 
 _NEW, _GONE = ".new-", ".gone-"
 _OURS = re.compile(r"[0-9a-f]{32}")

@@ -184,6 +184,7 @@ class VersionStore(Catalog):
         """Make a version (full id) of a model the active one; what was active becomes ``previous``."""
         with self._mutex:
             self._heads.member(model, version)
+            self.path(version)
             before = self.pointers(model)
             after = _activated(before, version)
             self._point(before, after)
@@ -196,6 +197,7 @@ class VersionStore(Catalog):
             before = self.pointers(model)
             if before.previous is None:
                 raise BadRequest(f"{model} has no previous version to go back to")
+            self.path(before.previous)
             after = Pointers(model, before.previous, before.active)
             self._point(before, after)
         self._tell_activated(before, after)
@@ -236,9 +238,10 @@ class VersionStore(Catalog):
         """Pin the version whose shards are most likely to come again: a parent, else the active one."""
         state = self._heads.models.get(model)
         active = state.pointers.active if state else None
-        for version in (*parents, active):
-            if version is not None and self.has(version):
-                return self.pin(version)
+        with self._mutex:
+            for version in (*parents, active or ""):
+                if self.has(version) and quick_check(path := self._folders.path(version), version) is None:
+                    return self._pins.pin(version, path)
         return contextlib.nullcontext()
 
     def _register(self, model: str, facts: Facts, member: Member, folder: Path, *, activate: bool) -> None:
@@ -281,8 +284,6 @@ class VersionStore(Catalog):
     def _point(self, before: Pointers, after: Pointers) -> None:
         if after == before:
             return
-        if after.active is not None:
-            self.path(after.active)
         with disk_errors("the version store", "activate a version"):
             self._observer(Step.POINT)
             with self._database.change() as transaction:

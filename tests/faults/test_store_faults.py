@@ -1,0 +1,152 @@
+"""kill -9 at every named step and at random moments: a store holds what it acknowledged, and nothing half-made.
+
+A twin that never crashes tells every state a store may be in. A crashed store must be in the state of the
+last acknowledged change or of the one after it, with every hash right, and must go on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aios_node.delta.disk import Step
+
+CHANGES = 14
+STORE_STEPS = list(Step)[: list(Step).index(Step.CREATE_TRANSFER)]
+STAGING_STEPS = list(Step)[len(STORE_STEPS) :]
+
+
+class Crasher:
+    """The other end of ``crash_child.py``."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def ask(self, do: str, store: Path, **options: Any) -> tuple[list[dict[str, Any]], int]:
+        """All lines that a child gave, and how it ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"do": do, "store": str(store), **options}) + "\n")
+        self.process.stdin.flush()
+        lines = []
+        for text in self.process.stdout:
+            line = json.loads(text)
+            assert "error" not in line, line["error"]
+            if "exit" in line:
+                return lines, line["exit"]
+            lines.append(line)
+        raise AssertionError("the crash server itself ended")
+
+    def twin(self, store: Path, seed: int) -> list[dict[str, Any]]:
+        """States 0 to CHANGES of a store that never crashes."""
+        lines, status = self.ask("work", store, seed=seed, first=0, last=CHANGES)
+        assert status == 0
+        return [{}, *(line["state"] for line in lines)]
+
+    def crash(self, store: Path, states: list[dict[str, Any]], done: int, **how: Any) -> tuple[int, bool]:
+        """Work from change ``done`` until killed or finished; returns how far the store is, and if it was killed."""
+        lines, status = self.ask("work", store, first=done, last=CHANGES, **how)
+        assert status in {0, -9}
+        acknowledged = done + len(lines)
+        (found,), status = self.ask("look", store)
+        assert status == 0
+        possible = states[acknowledged : acknowledged + 2]
+        assert found["state"] in possible
+        return acknowledged + possible.index(found["state"]), status == -9 or len(lines) < CHANGES - done
+
+
+@pytest.fixture(scope="module")
+def crasher() -> Iterator[Crasher]:
+    script = Path(__file__).with_name("crash_child.py")
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Crasher(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def finish(crasher: Crasher, store: Path, states: list[dict[str, Any]], done: int, seed: int) -> None:
+    """Whatever happened before, the rest goes through and ends where the twin ended."""
+    lines, status = crasher.ask("work", store, seed=seed, first=done, last=CHANGES)
+    assert status == 0
+    final = lines[-1]["state"] if lines else states[done]
+    assert final == states[-1]
+    crasher.ask("look", store)
+
+
+@pytest.mark.parametrize("step", STORE_STEPS, ids=lambda step: step.name)
+def test_killed_at_a_step_the_store_goes_on(crasher: Crasher, tmp_path: Path, step: Step) -> None:
+    seed = 5
+    states = crasher.twin(tmp_path / "twin", seed)
+    done, killed = crasher.crash(tmp_path / "s", states, 0, seed=seed, step=step.name, nth=1)
+    assert killed
+    finish(crasher, tmp_path / "s", states, done, seed)
+
+
+@pytest.mark.parametrize("step", STAGING_STEPS, ids=lambda step: step.name)
+def test_killed_at_a_step_a_transfer_goes_on(crasher: Crasher, tmp_path: Path, step: Step) -> None:
+    receive_with_a_kill(crasher, tmp_path / "s", seed=1, step=step.name, nth=1)
+
+
+def receive_with_a_kill(crasher: Crasher, store: Path, *, seed: int, **how: Any) -> None:
+    """What was acknowledged as durable is never missing again; what arrives in the end is the package."""
+    first, status = crasher.ask("receive", store, seed=seed, round=0, **how)
+    assert status == -9
+    (found,), _ = crasher.ask("staged", store)
+    if first and "missing" in first[-1]:
+        acknowledged = expand(first[0]["missing"]) - expand(first[-1]["missing"])
+        assert found["missing"] is not None
+        assert not acknowledged & expand(found["missing"])
+    again, status = crasher.ask("receive", store, seed=seed, round=1)
+    assert status == 0
+    assert again[-1] == {"same": True}
+    if found["missing"] is not None:
+        assert again[0]["missing"] == found["missing"]
+
+
+def expand(ranges: list[list[int]]) -> set[int]:
+    return {index for first, stop in ranges for index in range(first, stop)}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_again_and_again_at_steps(crasher: Crasher, tmp_path: Path, seed: int) -> None:
+    choice = random.Random(seed)
+    states = crasher.twin(tmp_path / "twin", seed)
+    done = kills = 0
+    while done < CHANGES and kills < 40:
+        step = choice.choice(STORE_STEPS)
+        done, killed = crasher.crash(
+            tmp_path / "s", states, done, seed=seed, step=step.name, nth=choice.choice([1, 1, 1, 2, 3])
+        )
+        kills += killed
+    assert kills > 3
+    finish(crasher, tmp_path / "s", states, done, seed)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_killed_again_and_again_at_any_moment(crasher: Crasher, tmp_path: Path, seed: int) -> None:
+    choice = random.Random(seed)
+    states = crasher.twin(tmp_path / "twin", seed)
+    done = 0
+    for _ in range(25):
+        done, _ = crasher.crash(tmp_path / "s", states, done, seed=seed, kill_after=1, moment=choice.randrange(600_000))
+    finish(crasher, tmp_path / "s", states, done, seed)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(30))
+def test_transfers_killed_at_any_step(crasher: Crasher, tmp_path: Path, seed: int) -> None:
+    choice = random.Random(seed)
+    step = choice.choice([Step.WRITE_CHUNK, Step.SYNC_CHUNKS, Step.WRITE_JOURNAL, Step.SYNC_JOURNAL])
+    most = {Step.WRITE_CHUNK: 60}.get(step, 4)
+    receive_with_a_kill(crasher, tmp_path / "s", seed=seed, step=step.name, nth=choice.randint(1, most))
