@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from aios_node.delta.effects import PreparePackage, ReadChunk, ReleasePackage, TransferResult
+from aios_node.delta.effects import PreparePackage, ReadChunk, TransferResult
 from aios_node.delta.offers import Offer
 from aios_node.delta.outbox import Outbox
 from aios_node.delta.sending import Out, Sending
@@ -52,20 +52,16 @@ class Outgoing:
             self._known(message.transfer).handle(message)
 
     def complete(self, effect: PreparePackage | ReadChunk, value: Any) -> None:
-        """An answer of the driver. A package for a transfer that is over is released at once."""
-        transfer = self._active.get(effect.transfer)
-        if transfer is not None:
-            transfer.complete(effect, value)
-        elif isinstance(effect, PreparePackage):
-            self._outbox.ask(ReleasePackage(effect.transfer, effect.key))
-        if isinstance(effect, ReadChunk) and (transfer is None or transfer.result is not None):
+        """An answer of the driver, perhaps a late one: what was prepared or read in vain is released."""
+        transfer = self._known(effect.transfer)
+        transfer.complete(effect, value)
+        if isinstance(effect, ReadChunk) and transfer.result is not None:
             self._moving = False  # otherwise the chunk is on its way now
 
     def fail(self, effect: PreparePackage | ReadChunk, error: AiosError) -> None:
         if isinstance(effect, ReadChunk):
             self._moving = False
-        if effect.transfer in self._active:
-            self._active[effect.transfer].fail(effect, error)
+        self._known(effect.transfer).fail(effect, error)
 
     def chunk_sent(self) -> None:
         """The stream took the chunk: the next may be read."""

@@ -44,7 +44,7 @@ class Sending:
         self._queue: deque[int] = deque()
         self._repeated: set[int] = set()
         self._round = 0
-        self._described = False
+        self._described = self._reading = False
         self._bytes = self._resumed = 0
 
     def begin(self) -> None:
@@ -57,12 +57,20 @@ class Sending:
         listed(self.TABLE, self.state, message, f"in transfer {self._transfer}")(self, message)
 
     def complete(self, effect: Effect, value: Any) -> None:
-        """The driver did what the effect asked for."""
-        listed(self.ANSWERS, self.state, effect, f"in transfer {self._transfer}")(self, effect, value)
+        """The driver did what the effect asked for; too late, if the transfer has ended meanwhile."""
+        self._reading = False
+        if self.result is None:
+            listed(self.ANSWERS, self.state, effect, f"in transfer {self._transfer}")(self, effect, value)
+        else:
+            self._release()
 
     def fail(self, effect: Effect, error: AiosError) -> None:
         """The driver could not do it."""
-        self._give_up(error)
+        self._reading = False
+        if self.result is None:
+            self._give_up(error)
+        elif isinstance(effect, ReadChunk):
+            self._release()
 
     def cut(self, code: str, message: str) -> None:
         """The session is over."""
@@ -76,6 +84,7 @@ class Sending:
             self._outbox.say(Commit(self._transfer, self._round, self._package))
             self.state = Out.AWAITING
             return None
+        self._reading = True
         index = self._queue.popleft()
         return ReadChunk(self._transfer, self._key, index, *chunk_span(self._package.bytes, index))
 
@@ -145,8 +154,11 @@ class Sending:
             error=error,
             message=message,
         )
-        if package is not None:
-            self._outbox.ask(ReleasePackage(self._transfer, self._key))
+        if package is not None and not self._reading:
+            self._release()
+
+    def _release(self) -> None:
+        self._outbox.ask(ReleasePackage(self._transfer, self._key))
 
     TABLE: ClassVar[Table] = {
         (Out.WAITING, Abort): _aborted,
