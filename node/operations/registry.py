@@ -54,8 +54,7 @@ def operation(
 
     def register(run: Run[A]) -> Run[A]:
         args = _args_type(run)
-        described = {key: str(field.annotation) for key, field in args.model_fields.items()}
-        action = Action(name, description, right, resource, described)
+        action = Action(name, description, right, resource)
         OPERATIONS[name] = Operation(action, args, run, long)
         return run
 

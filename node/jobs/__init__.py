@@ -1,0 +1,35 @@
+"""What worker processes do: each job is one function over paths, free of the node's state.
+
+Every job gets a frozen dataclass and a progress callback, and returns something small. Version folders are
+built in workspaces of the store, which verifies and adopts them afterwards. Heavy imports happen in the
+worker, inside the functions.
+"""
+
+from __future__ import annotations
+
+from aios_node.node.jobs.adapt import AdaptJob, adapt_encoder, document_line
+from aios_node.node.jobs.convert import ExportJob, ImportJob, export, import_model
+from aios_node.node.jobs.inspect import CompareJob, DiffJob, compare, diff
+from aios_node.node.jobs.packages import ApplyJob, PackageJob, apply_package, build_package
+from aios_node.node.jobs.quantize import QuantizeJob, quantize, read_recipe
+
+__all__ = [
+    "AdaptJob",
+    "ApplyJob",
+    "CompareJob",
+    "DiffJob",
+    "ExportJob",
+    "ImportJob",
+    "PackageJob",
+    "QuantizeJob",
+    "adapt_encoder",
+    "apply_package",
+    "build_package",
+    "compare",
+    "diff",
+    "document_line",
+    "export",
+    "import_model",
+    "quantize",
+    "read_recipe",
+]

@@ -1,0 +1,72 @@
+"""An encoder and a table's texts -> adapted version folder, with the evidence for or against publishing it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[float, str], None]
+LEAST_SIMILARITY = 0.9  # mean cosine between old and new vectors: below, stored rows would be lost to new questions
+
+
+@dataclass(frozen=True)
+class AdaptJob:
+    """``documents``: JSON lines from ``document_line``; ``steps``: None for the measured default."""
+
+    base: Path
+    folder: Path
+    documents: Path
+    steps: int | None
+    seed: int
+    parent: str
+
+
+def document_line(document: Mapping[str, str]) -> bytes:
+    """A titled text as one line for the job."""
+    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+
+
+def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
+    """Train, judge by held-out questions, and write the version where it is better."""
+    from aios_node.engine.evolve.adapt import adapt
+    from aios_node.engine.evolve.config import LoRAConfig
+    from aios_node.engine.evolve.pairs import make_pairs, split_pairs
+    from aios_node.engine.weights.folder import read_folder, write_folder
+
+    split = split_pairs(make_pairs(list(_documents(job.documents))), seed=job.seed)
+    config = LoRAConfig(seed=job.seed)
+    if job.steps is not None:
+        config = replace(config, steps=job.steps)
+    source = read_folder(job.base)
+    files = {name: source.read_file(name) for name in source.files}
+    progress(0.0, "measuring")
+    with source.weights() as weights:
+        result = adapt(weights, files, split, config, lambda fraction, text: progress(0.9 * fraction, text))
+        report = _verdict(result.report.to_json())
+        if report["better"]:
+            recipe = {"method": "lora-merged", **asdict(config), "documents": len(split.train)}
+            write_folder(job.folder, result.weights, files, parents=[job.parent], recipe=recipe, reuse=source)
+    return {**report, "questions": len(split.held_out)}
+
+
+def _verdict(report: dict[str, Any]) -> dict[str, Any]:
+    """Whether it may be published, and why not."""
+    before, after, stored = (report[key]["mrr"] for key in ("before", "after", "stored"))
+    reason = ""
+    if report["similarity"] < LEAST_SIMILARITY:
+        reason = f"vectors moved too far (mean cosine {report['similarity']:.3f}, at least {LEAST_SIMILARITY})"
+    elif not report["better"]:
+        reason = f"held-out MRR {before:.3f} -> {after:.3f} ({stored:.3f} with stored vectors) is not better"
+    return {**report, "better": not reason, "reason": reason}
+
+
+def _documents(path: Path) -> Iterator[Any]:
+    from aios_node.engine.evolve.pairs import Document
+
+    with path.open("rb") as file:
+        for line in file:
+            value = json.loads(line)
+            yield Document(value["title"] or value["text"].split("\n", 1)[0], value["text"])

@@ -1,0 +1,127 @@
+"""Model files -> version folder, and version folder -> files for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aios_node.engine.errors import BadRequest, Corrupt
+
+if TYPE_CHECKING:
+    from aios_node.engine.quant.blocks import Tensor
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """Files ``src`` -> version folder. ``name`` also names the embedding space of a new encoder."""
+
+    src: Path
+    format: str
+    name: str
+    quant: str
+    folder: Path
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """A version folder -> ``dest`` as ``safetensors`` or ``parquet``."""
+
+    folder: Path
+    dest: Path
+    format: str
+
+
+def import_model(job: ImportJob, progress: Progress) -> str:
+    """Read, check, convert and write; returns the kind of model."""
+    from aios_node.engine.weights.convert.detect import import_any
+    from aios_node.engine.weights.folder import write_folder
+
+    progress(0.0, "reading")
+    source = import_any(job.src, job.format)
+    weights, recipe = _in_precision(source.weights, job.quant, progress)
+    progress(0.9, "writing")
+    files = with_space(source.files, job.name)
+    write_folder(job.folder, weights, files, parents=job.parents, recipe=recipe)
+    return source.kind
+
+
+def with_space(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
+    """The small files, with the embedding space named after the model where none is named yet."""
+    result = dict(files)
+    try:
+        config = json.loads(result["config.json"])
+        settings = config.get("aios", {})
+    except (KeyError, ValueError, AttributeError):
+        return result
+    if settings.get("kind") == "encoder" and not settings.get("embedding_space"):
+        config["aios"] = {**settings, "embedding_space": name}
+        result["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode()
+    return result
+
+
+def export(job: ExportJob, progress: Progress) -> dict[str, Any]:
+    """Write a version to a new folder; returns the files' names and bytes together."""
+    from aios_node.engine.weights.folder import read_folder, write_folder
+
+    progress(0.0, "writing")
+    source = read_folder(job.folder)
+    files = {name: source.read_file(name) for name in source.files}
+    with source.weights() as weights:
+        if job.format == "parquet":
+            manifest = source.manifest
+            written = write_folder(
+                job.dest,
+                weights,
+                files,
+                parents=manifest.parents,
+                recipe=manifest.recipe,
+                derived_from=manifest.derived_from,
+            )
+            if written.version != source.version:
+                raise Corrupt(f"the export of {source.version[:12]} came out as {written.version[:12]}")
+        else:
+            _write_safetensors(weights, files, job.dest)
+    names = sorted(path.name for path in job.dest.iterdir())
+    return {"files": names, "bytes": sum((job.dest / name).stat().st_size for name in names)}
+
+
+def _write_safetensors(weights: Mapping[str, Tensor], files: Mapping[str, bytes], dest: Path) -> None:
+    from aios_node.engine.weights.convert.safetensors import export_safetensors
+
+    dest.mkdir(parents=True, exist_ok=True)
+    export_safetensors(weights, dest / "model.safetensors")
+    for name, data in files.items():
+        (dest / name).write_bytes(data)
+
+
+def _in_precision(
+    weights: Mapping[str, Tensor], quant: str, progress: Progress
+) -> tuple[Mapping[str, Tensor], dict[str, Any] | None]:
+    if quant == "none":
+        return weights, None
+    if quant == "fp16":
+        return {name: _half(name, tensor) for name, tensor in weights.items()}, {"method": "cast", "dtype": "float16"}
+    from aios_node.engine.quant.ptq import ArrowQuantizer
+    from aios_node.engine.quant.recipe import preset
+
+    config = preset(quant)
+    quantized = ArrowQuantizer(config).quantize(weights, progress=lambda fraction, name: progress(0.9 * fraction, name))
+    return quantized, config.to_json()
+
+
+def _half(name: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, np.ndarray) or tensor.dtype != np.float32:
+        return tensor
+    with np.errstate(over="ignore"):
+        half = tensor.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise BadRequest(f"tensor {name} has values beyond float16's range: keep it in another precision")
+    return half

@@ -1,0 +1,189 @@
+"""Open models: which engine answers for which name, and the swap when another version becomes active.
+
+Models are opened on first use (or at start, when configured), kept open, and swapped between two
+requests when the store says that another version is active. Knows nothing about Flight.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from aios_node.delta.events import Event
+from aios_node.delta.store import VersionStore
+from aios_node.engine.errors import AiosError, AmbiguousModel, BadRequest, Unavailable, UnknownModel, choices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aios_node.engine.runtime.engine import ArrowEngine
+    from aios_node.engine.runtime.executor import DeviceExecutor
+    from aios_node.node.config.model import EngineSection
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class ModelHost:
+    """The engines of one node. Thread-safe."""
+
+    def __init__(self, store: VersionStore, config: EngineSection, encoder: str | None) -> None:
+        self._store = store
+        self._config = config
+        self._encoder = encoder
+        self._lock = threading.RLock()
+        self._engines: dict[str, ArrowEngine] = {}
+        self._executor: DeviceExecutor | None = None
+        self._closed = False
+        self.on_swap: Callable[[str, str], None] = lambda _model, _version: None
+        self._unsubscribe = store.subscribe(self._changed)
+
+    def encoders(self) -> list[str]:
+        """Names of all models that turn texts into vectors."""
+        return [model for model in self._store.models() if self._store.active(model) and self.kind(model) == "encoder"]
+
+    def kind(self, model: str) -> str:
+        """What a model is, by its config: ``encoder`` or ``weights``."""
+        return str(self._settings(model).get("kind", "weights"))
+
+    def space(self, model: str) -> str | None:
+        """The embedding space of an encoder."""
+        space = self._settings(model).get("embedding_space")
+        return str(space) if space else None
+
+    def default_encoder(self) -> str | None:
+        """The configured encoder; else the only one that is not derived from another one here; else None."""
+        encoders = self.encoders()
+        if self._encoder is not None:
+            return self._encoder if self._encoder in encoders else None
+        picture = self._store.picture
+        origin = {}
+        for model in encoders:
+            active = self._store.active(model)
+            source = picture.facts[active].derived_from if active else None
+            origin[model] = source.model if source else None
+        roots = [model for model in encoders if origin[model] not in encoders]
+        return roots[0] if len(roots) == 1 else None
+
+    def encoder_name(self, model: str | None) -> str:
+        """The encoder that a request means. Raises UnknownModel or AmbiguousModel."""
+        encoders = self.encoders()
+        name = model or self.default_encoder()
+        if name is None and len(encoders) > 1:
+            raise AmbiguousModel(f"several encoders are open: name one of {', '.join(encoders)}")
+        if name is None or name not in encoders:
+            wanted = name or self._encoder or "encoder"
+            raise UnknownModel(f"no encoder {wanted!r} on this node: {choices(wanted, encoders)}")
+        return name
+
+    def engine(self, model: str) -> ArrowEngine:
+        """The open engine of a model's active version. Raises UnknownModel, Unavailable, Corrupt."""
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the node is stopping")
+            engine = self._engines.get(model)
+            if engine is None:
+                engine = self._engines[model] = self._open(model)
+            return engine
+
+    def encode(self, model: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
+        """Vectors float32 [n, d] of unit length, and the version that made them."""
+        return self.submit(model, texts).result()
+
+    def submit(self, model: str, texts: Sequence[str]) -> Future[tuple[NDArray[np.float32], str]]:
+        """Queue an encode request; requests that wait together are computed together. Raises Busy."""
+        return self._device().submit_encode(self.engine(model), texts)
+
+    def preload(self) -> None:
+        """Open the default encoder, so that the first request does not wait for it."""
+        name = self.default_encoder()
+        if name is not None:
+            self.encode(name, ["ready"])
+
+    def close(self) -> None:
+        """Finish what is computed, then close every model."""
+        self._unsubscribe()
+        with self._lock:
+            self._closed = True
+            executor, engines = self._executor, list(self._engines.values())
+            self._engines.clear()
+        if executor is not None:
+            executor.close()
+        for engine in engines:
+            engine.close()
+
+    def _device(self) -> DeviceExecutor:
+        from aios_node.engine.runtime.executor import DeviceExecutor
+
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the node is stopping")
+            if self._executor is None:
+                self._executor = DeviceExecutor(max_batch=self._config.batch_max, max_queue=self._config.queue_max)
+            return self._executor
+
+    def _open(self, model: str) -> ArrowEngine:
+        from aios_node.engine.runtime.engine import ArrowEngine
+
+        version = self._store.active(model)
+        if version is None:
+            raise UnknownModel(f"model {model!r} has no active version")
+        with self._store.pin(version) as path:
+            return ArrowEngine.open(path, device=self._config.device)
+
+    def _changed(self, event: Event) -> None:
+        if event.kind != "activated":
+            return
+        with self._lock:
+            engine = self._engines.get(event.model)
+        if engine is None or engine.version == event.version:
+            return
+        with self._store.pin(event.version) as path:
+            engine.swap(path)
+        self.on_swap(event.model, event.version)
+
+    def _settings(self, model: str) -> dict[str, object]:
+        version = self._store.active(model)
+        if version is None:
+            return {}
+        try:
+            with self._store.pin(version) as path:
+                file = path / "config.json"
+                if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
+                    return {}
+                settings = json.loads(file.read_bytes()).get("aios", {})
+        except (ValueError, AttributeError, OSError, AiosError):
+            return {}
+        return settings if isinstance(settings, dict) else {}
+
+
+class NodeEmbedder:
+    """Memory's embedder: the node's default encoder, whichever version is active."""
+
+    def __init__(self, models: ModelHost) -> None:
+        self._models = models
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an encoder at all."""
+        return self._models.default_encoder() is not None
+
+    @property
+    def space(self) -> str:
+        """The embedding space that all versions and precisions of the encoder share."""
+        name = self._models.encoder_name(None)
+        return self._models.space(name) or name
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self._models.engine(self._models.encoder_name(None)).dimension
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors float32 [n, d] of unit length."""
+        if not texts:
+            raise BadRequest("there is no text to embed")
+        return self._models.encode(self._models.encoder_name(None), texts)[0]

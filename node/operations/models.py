@@ -1,0 +1,300 @@
+"""Operations on models: import, quantise, look, validate, compare, activate, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from aios_node.delta.names import check_model
+from aios_node.delta.offers import Source
+from aios_node.engine.errors import BadRequest, UnknownModel, choices
+from aios_node.node import jobs
+from aios_node.node.operations.general import NoArgs, model_summary
+from aios_node.node.operations.registry import Args, Progress, operation
+
+if TYPE_CHECKING:
+    from aios_node.delta.heads import Pointers
+    from aios_node.node.core import NodeCore
+
+Quant = Literal["none", "fp16", "int8", "int4", "int2"]
+
+
+class ModelArgs(Args):
+    """A model."""
+
+    model: str
+
+
+class VersionArgs(Args):
+    """A model and a version; none: the active one."""
+
+    model: str
+    version: str | None = None
+
+
+class ActivateArgs(Args):
+    """A version to serve."""
+
+    model: str
+    version: str
+
+
+class ImportArgs(Args):
+    """Files to read on the node's machine."""
+
+    src: Path
+    name: str
+    format: str = "auto"
+    quant: Quant = "none"
+
+
+class QuantizeArgs(Args):
+    """A source (a stored model's name, or files) and what to make of it."""
+
+    src: str
+    name: str
+    quant: Literal["int8", "int4", "int2"] | None = None
+    group: int | None = None
+    recipe: Path | None = None
+    output: Path | None = None
+
+
+class ValidateArgs(Args):
+    """A model and what to compare it with."""
+
+    model: str
+    reference: str | None = None
+
+
+class ExportArgs(Args):
+    """A version and where to write it on the node's machine."""
+
+    model: str
+    dest: Path
+    version: str | None = None
+    format: Literal["safetensors", "parquet"] = "safetensors"
+
+
+class DiffArgs(Args):
+    """Two versions; the second defaults to the active one."""
+
+    model: str
+    old: str
+    new: str | None = None
+
+
+@operation("model_list", "{} -> {models}", "admin", "node/models")
+def model_list(core: NodeCore, _args: NoArgs, _progress: Progress) -> dict[str, Any]:
+    """All models."""
+    return {"models": [model_summary(core, name) for name in core.store.models()]}
+
+
+@operation(
+    "versions",
+    "{model} -> {model, active, heads, versions: [{id, parents, quant, bytes, created_at}]}",
+    "read",
+    "weights/{model}",
+)
+def versions(core: NodeCore, args: ModelArgs, _progress: Progress) -> dict[str, Any]:
+    """All versions of a model, newest first."""
+    known = core.store.versions(args.model)
+    return {
+        "model": args.model,
+        "active": core.store.active(args.model),
+        "heads": list(core.store.heads(args.model)),
+        "versions": [
+            {
+                "id": info.id,
+                "parents": list(info.parents),
+                "quant": info.quant,
+                "bytes": info.bytes,
+                "created_at": info.created_at,
+            }
+            for info in known
+        ],
+    }
+
+
+@operation(
+    "model_show", "{model, version?} -> {model, version, parents, recipe, tensors, versions}", "admin", "node/models"
+)
+def model_show(core: NodeCore, args: VersionArgs, _progress: Progress) -> dict[str, Any]:
+    """One version in detail."""
+    version = core.version(args.model, args.version)
+    manifest = core.store.manifest(version)
+    active = core.store.active(args.model)
+    return {
+        "model": args.model,
+        "version": version,
+        "parents": list(manifest.parents),
+        "recipe": manifest.recipe,
+        "derived_from": manifest.derived_from,
+        "publisher": core.publisher_of(args.model, version),
+        "files": {name: entry.bytes for name, entry in manifest.files.items()},
+        "tensors": [
+            {
+                "name": entry.name,
+                "shape": list(entry.shape),
+                "dtype": entry.dtype,
+                "quant": entry.quant_type,
+                "bytes": entry.nbytes,
+                "sha256": entry.sha256,
+            }
+            for entry in manifest.tensors
+        ],
+        "versions": [
+            {"id": info.id, "parents": list(info.parents), "active": info.id == active}
+            for info in core.store.versions(args.model)
+        ],
+    }
+
+
+@operation(
+    "model_import",
+    "{src, name, format?, quant?} -> {model, version, tensors, bytes, kind}",
+    "admin",
+    "node/models",
+    long=True,
+)
+def model_import(core: NodeCore, args: ImportArgs, progress: Progress) -> dict[str, Any]:
+    """Read a model from files and make it the active version."""
+    check_model(args.name)
+    if not args.src.exists():
+        raise BadRequest(f"{args.src} does not exist")
+    with core.store.workspace() as folder:
+        job = jobs.ImportJob(args.src, args.format, args.name, args.quant, folder, core.parents(args.name))
+        core.workers.run(jobs.import_model, job, progress=progress)
+        version = core.publish(args.name, folder)
+    return _stored(core, args.name, version)
+
+
+@operation(
+    "model_quantize",
+    "{src, name, quant|recipe, group?, output?} -> {model, version, bytes, source_bytes, ...}",
+    "admin",
+    "node/models",
+    long=True,
+)
+def model_quantize(core: NodeCore, args: QuantizeArgs, progress: Progress) -> dict[str, Any]:
+    """Post-training quantisation of a stored model or of files."""
+    check_model(args.name)
+    recipe = jobs.read_recipe(args.quant, args.group, args.recipe)
+    if args.output is not None:
+        _must_be_empty(args.output)
+    with core.store.workspace() as imported, core.store.workspace() as folder:
+        with _source(core, args.src, imported, progress) as (base, source):
+            job = jobs.QuantizeJob(base, folder, recipe, source, core.parents(args.name), None)
+            source_bytes = core.workers.run(jobs.quantize, job, progress=progress)
+        version = core.publish(args.name, folder)
+    if args.output is not None:
+        _write_output(core, version, args.output)
+    return {**_stored(core, args.name, version), "source_bytes": source_bytes, "recipe": recipe}
+
+
+@operation(
+    "model_validate", "{model, reference?} -> {version, tensors, embedding, worst}", "admin", "node/models", long=True
+)
+def model_validate(core: NodeCore, args: ValidateArgs, progress: Progress) -> dict[str, Any]:
+    """Recompute every hash; compare weights and embeddings with the reference."""
+    version = core.version(args.model, None)
+    progress(0.1, "hashing")
+    core.store.verify(version)
+    result: dict[str, Any] = {
+        "model": args.model,
+        "version": version,
+        "tensors": len(core.store.manifest(version).tensors),
+        "hash_ok": True,
+    }
+    reference = args.reference or _origin(core, version)
+    if reference is None:
+        return result
+    other = core.version(reference, None)
+    with core.store.pin(version) as mine, core.store.pin(other) as theirs:
+        compared = core.workers.run(jobs.compare, jobs.CompareJob(mine, theirs), progress=progress)
+    return {**result, "reference": reference, "reference_version": other, **compared}
+
+
+@operation("model_export", "{model, dest, version?, format?} -> {files, bytes}", "admin", "node/models", long=True)
+def model_export(core: NodeCore, args: ExportArgs, progress: Progress) -> dict[str, Any]:
+    """Write a version with its tokenizer and config to a new folder."""
+    _must_be_empty(args.dest)
+    version = core.version(args.model, args.version)
+    with core.store.pin(version) as folder:
+        job = jobs.ExportJob(folder, args.dest, args.format)
+        written = core.workers.run(jobs.export, job, progress=progress)
+    return {"model": args.model, "version": version, **written}
+
+
+@operation(
+    "model_diff",
+    "{model, old, new?} -> {tensors, delta_bytes, full_bytes, ratio, changed_ratio}",
+    "admin",
+    "node/models",
+    long=True,
+)
+def model_diff(core: NodeCore, args: DiffArgs, progress: Progress) -> dict[str, Any]:
+    """What changed between two versions, and what it costs on the wire."""
+    old, new = core.version(args.model, args.old), core.version(args.model, args.new)
+    with core.store.pin(old) as base, core.store.pin(new) as target:
+        found = core.workers.run(jobs.diff, jobs.DiffJob(base, target), progress=progress)
+    return {"model": args.model, "old": old, "new": new, **found}
+
+
+@operation("activate", "{model, version} -> {model, active, previous}", "admin", "weights/{model}")
+def activate(core: NodeCore, args: ActivateArgs, _progress: Progress) -> dict[str, Any]:
+    """Serve another version from now on."""
+    return _pointers(core.store.activate(args.model, core.version(args.model, args.version)))
+
+
+@operation("rollback", "{model} -> {model, active, previous}", "admin", "weights/{model}")
+def rollback(core: NodeCore, args: ModelArgs, _progress: Progress) -> dict[str, Any]:
+    """Serve the version that was active before."""
+    return _pointers(core.store.rollback(args.model))
+
+
+def _pointers(pointers: Pointers) -> dict[str, Any]:
+    return {"model": pointers.model, "active": pointers.active, "previous": pointers.previous}
+
+
+def _stored(core: NodeCore, model: str, version: str) -> dict[str, Any]:
+    manifest = core.store.manifest(version)
+    return {
+        "model": model,
+        "version": version,
+        "tensors": len(manifest.tensors),
+        "bytes": manifest.nbytes,
+        "kind": core.models.kind(model),
+    }
+
+
+@contextmanager
+def _source(core: NodeCore, src: str, imported: Path, progress: Progress) -> Iterator[tuple[Path, Source | None]]:
+    """Folder of the source, and its name where it is a stored model."""
+    if src in core.store.models():
+        version = core.version(src, None)
+        with core.store.pin(version) as folder:
+            yield folder, Source(src, version)
+        return
+    path = Path(src)
+    if not path.exists():
+        raise UnknownModel(f"{src!r} is neither a stored model nor a path: {choices(src, core.store.models())}")
+    job = jobs.ImportJob(path, "auto", path.stem, "none", imported, ())
+    core.workers.run(jobs.import_model, job, progress=progress)
+    yield imported, None
+
+
+def _origin(core: NodeCore, version: str) -> str | None:
+    source = core.store.picture.facts[version].derived_from
+    return source.model if source and source.model in core.store.models() else None
+
+
+def _must_be_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadRequest(f"{folder} exists and is not an empty folder: name another one")
+
+
+def _write_output(core: NodeCore, version: str, output: Path) -> None:
+    with core.store.pin(version) as folder:
+        core.workers.run(jobs.export, jobs.ExportJob(folder, output, "parquet"))

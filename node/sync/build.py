@@ -1,0 +1,156 @@
+"""Puts the sync service of a core together: sessions by policy, work over the store, calls to peers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aios_node.delta.chunks import TransferKey
+from aios_node.delta.effects import TransferDone
+from aios_node.delta.envelope import Envelope, check_envelope
+from aios_node.delta.offers import Decision, Offer
+from aios_node.delta.session import SyncSession
+from aios_node.engine.errors import Unauthenticated
+from aios_node.flight.ports import Principal
+from aios_node.node import jobs
+from aios_node.node.identity import verify
+from aios_node.node.sync.history import TransferRecord
+from aios_node.node.sync.outgoing import OutgoingPackages
+from aios_node.node.sync.policy import Policy, offers_for
+from aios_node.node.sync.service import SyncService
+from aios_node.node.sync.work import TransferWork
+
+if TYPE_CHECKING:
+    from aios_node.node.core import NodeCore
+
+CACHE_BYTES = 2 << 30  # packages kept for peers that ask for the same
+
+
+def build_sync(core: NodeCore) -> SyncService:
+    """The sync service of this node. It does nothing until it is started or asked."""
+    service = SyncService(
+        core.config, core.peers, _Sessions(core), core.dialer.link, lambda record: _count(core, record)
+    )
+    core.store.subscribe(service.changed)
+    return service
+
+
+def _count(core: NodeCore, record: TransferRecord) -> None:
+    result = record.result
+    core.metrics.sync_bytes.labels(result.direction, result.mode or "none").inc(result.bytes)
+    core.metrics.transfers.labels(result.direction, "ok" if result.hash_ok else result.error or "failed").inc()
+
+
+class _Sessions:
+    def __init__(self, core: NodeCore) -> None:
+        self._core = core
+        self._claims = _Claims()
+        folder = core.config.data_dir / "outgoing"
+        self._packages = OutgoingPackages(folder, core.store, core.workers, max_bytes=CACHE_BYTES)
+
+    def session(self, peer: Principal, only: str | None) -> SyncSession:
+        core = self._core
+        picture = core.store.picture
+        offers = offers_for(
+            picture,
+            core.publisher_of,
+            peer=peer,
+            check=core.access.check,
+            serve=core.config.models.serve,
+            only=only,
+        )
+        policy = Policy(
+            picture,
+            core.store.has,
+            peer=peer,
+            check=core.access.check,
+            subscribe=core.config.models.subscribe,
+            publishers=core.trusted_publishers(),
+            only=only,
+        )
+        return SyncSession(offers, _Claiming(policy, self._claims))
+
+    def work(self, on_done: Callable[[TransferDone], None]) -> TransferWork:
+        def done(effect: TransferDone) -> None:
+            if effect.result.direction == "received":
+                self._claims.release(effect.result.model, effect.result.to_version)
+            on_done(effect)
+
+        return TransferWork(self._core.store.staging, self._packages, self._commit, done)
+
+    def _commit(self, key: TransferKey, offer: Offer, package: Path) -> None:
+        """Apply a verified package, check who signed it, and adopt the version."""
+        core = self._core
+        with core.store.workspace() as folder:
+            if key.base is not None:
+                with core.store.pin(key.base) as base:
+                    applied = core.workers.run(jobs.apply_package, jobs.ApplyJob(package, base, folder))
+            else:
+                applied = core.workers.run(jobs.apply_package, jobs.ApplyJob(package, None, folder))
+            envelope = self._checked(applied, key)
+            core.store.adopt(
+                key.model,
+                folder,
+                created_at=envelope.created_at,
+                envelope=applied,
+                ancestors=offer.lineage,
+                expected=key.version,
+                activate=self._should_activate(key, offer),
+            )
+
+    def _checked(self, data: bytes | None, key: TransferKey) -> Envelope:
+        if data is None:
+            raise Unauthenticated(f"{key.model} {key.version[:12]} came without a signature")
+        envelope = Envelope.from_bytes(data)
+        check_envelope(envelope, model=key.model, version=key.version, verify=_verify)
+        trusted = self._core.trusted_publishers()
+        if trusted is not None and envelope.public_key not in trusted:
+            raise Unauthenticated(f"{key.model} {key.version[:12]} is signed by {envelope.public_key[:12]}, a stranger")
+        return envelope
+
+    def _should_activate(self, key: TransferKey, offer: Offer) -> bool:
+        """A first version, or one that descends from what is active; a diverged one stays a head."""
+        if not self._core.config.sync.auto_activate:
+            return False
+        models = self._core.store.picture.models
+        active = models[key.model].pointers.active if key.model in models else None
+        return active is None or active in offer.lineage
+
+
+def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    return verify(public_key.hex(), message, signature)
+
+
+class _Claims:
+    """Versions that some session is receiving now: a second session leaves them alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: set[tuple[str, str]] = set()
+
+    def claim(self, model: str, version: str) -> bool:
+        with self._lock:
+            if (model, version) in self._held:
+                return False
+            self._held.add((model, version))
+            return True
+
+    def release(self, model: str, version: str) -> None:
+        with self._lock:
+            self._held.discard((model, version))
+
+
+class _Claiming:
+    """A policy that takes no version twice at the same time."""
+
+    def __init__(self, policy: Policy, claims: _Claims) -> None:
+        self._policy = policy
+        self._claims = claims
+
+    def wants(self, offer: Offer) -> Decision:
+        decision = self._policy.wants(offer)
+        if decision.want and not self._claims.claim(offer.model, offer.version):
+            return Decision(False, reason="another peer is sending it just now")
+        return decision

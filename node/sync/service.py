@@ -1,0 +1,180 @@
+"""The sync service of one node: visits peers, answers their visits, keeps trying, remembers results."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from aios_node.delta.effects import TransferDone
+from aios_node.delta.events import Event
+from aios_node.delta.session import SyncSession
+from aios_node.engine.errors import AiosError
+from aios_node.flight.ports import Principal, SyncTransport
+from aios_node.node.config import NodeConfig
+from aios_node.node.peers import Peer, PeerBook
+from aios_node.node.sync.driver import SyncDriver, Work
+from aios_node.node.sync.history import History, TransferRecord
+from aios_node.node.sync.pace import BandwidthCap
+
+log = structlog.get_logger("sync")
+
+BACKOFF_START_S = 0.5
+
+
+class Sessions(Protocol):
+    """Makes a session and the work behind it, by what the node holds at that moment."""
+
+    def session(self, peer: Principal, only: str | None) -> SyncSession:
+        """A fresh session with this peer."""
+        ...
+
+    def work(self, on_done: Callable[[TransferDone], None]) -> Work:
+        """What performs its effects."""
+        ...
+
+
+@dataclass
+class Visit:
+    """What one visit brought."""
+
+    records: list[TransferRecord] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass
+class _Schedule:
+    due: float = 0.0
+    failures: int = 0
+
+
+class SyncService:
+    """Runs sessions in both roles. Without ``start`` it only visits when asked."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        peers: PeerBook,
+        sessions: Sessions,
+        dial: Callable[[Peer], SyncTransport],
+        on_record: Callable[[TransferRecord], None],
+    ) -> None:
+        self.history = History()
+        self._config = config
+        self._peers = peers
+        self._sessions = sessions
+        self._dial = dial
+        self._on_record = on_record
+        self._stopping = threading.Event()
+        self._wake = threading.Condition()
+        self._news = 0
+        self._schedules: dict[str, _Schedule] = {}
+        self._visiting: dict[str, threading.Lock] = {}
+        self._caps: dict[str, BandwidthCap] = {}
+        self._threads: dict[str, threading.Thread] = {}
+
+    def start(self) -> None:
+        """Stay in step from now on: one thread per peer, so that a slow one holds nobody up."""
+        self.peers_changed()
+
+    def peers_changed(self) -> None:
+        """Begin with new peers; threads of removed ones end by themselves."""
+        with self._wake:
+            for peer in self._peers.all():
+                if peer.uri not in self._threads and not self._stopping.is_set():
+                    thread = threading.Thread(target=self._stay, args=(peer.uri,), name="sync-loop", daemon=True)
+                    self._threads[peer.uri] = thread
+                    thread.start()
+
+    def changed(self, event: Event) -> None:
+        """The store has something new: visit everyone now."""
+        if event.kind == "activated":
+            with self._wake:
+                self._news += 1
+                self._wake.notify_all()
+
+    def stop(self, timeout_s: float) -> None:
+        """End running sessions (what is staged stays) and the loops."""
+        self._stopping.set()
+        with self._wake:
+            self._wake.notify_all()
+        deadline = time.monotonic() + timeout_s
+        for thread in list(self._threads.values()):
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def visit(self, peer: Peer, *, model: str | None = None) -> Visit:
+        """One session with a peer, dialled from here. Never raises: errors are in the result."""
+        with self._wake:
+            turn = self._visiting.setdefault(peer.uri, threading.Lock())
+        with turn:
+            visit = Visit()
+            try:
+                transport = self._dial(peer)
+                principal = Principal(peer.node_id or peer.uri, "peer" if peer.tls else "open")
+                self._run(principal, peer.name or peer.uri, transport, model, visit)
+                self._peers.note(peer.uri, state="up", last_error=None)
+            except AiosError as error:
+                visit.error = error.message
+                self._peers.note(peer.uri, state="down", last_error=error.message)
+            return visit
+
+    def exchange(self, principal: Principal, transport: SyncTransport) -> None:
+        """One session that a peer began."""
+        known = self._peers.by_id(principal.name)
+        self._run(principal, (known and (known.name or known.uri)) or principal.name[:12], transport, None, Visit())
+
+    def _run(self, principal: Principal, shown: str, transport: SyncTransport, only: str | None, visit: Visit) -> None:
+        started = time.monotonic()
+
+        def done(effect: TransferDone) -> None:
+            moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+            record = TransferRecord(shown, time.monotonic() - started, moment, effect.result)
+            visit.records.append(record)
+            self.history.add(record)
+            self._on_record(record)
+
+        driver = SyncDriver(
+            self._sessions.session(principal, only),
+            transport,
+            self._sessions.work(done),
+            idle_timeout_s=self._config.limits.idle_timeout_s,
+            pace=self._cap(principal.name),
+            stopping=self._stopping,
+        )
+        driver.run()
+
+    def _cap(self, name: str) -> BandwidthCap:
+        with self._wake:
+            return self._caps.setdefault(name, BandwidthCap(self._config.limits.bandwidth_mbit))
+
+    def _stay(self, uri: str) -> None:
+        """Thread per peer: visit on news and at intervals; back off while it is down."""
+        seen = -1
+        failures = 0
+        while not self._stopping.is_set():
+            peer = next((peer for peer in self._peers.all() if peer.uri == uri), None)
+            if peer is None:
+                break
+            with self._wake:
+                seen = self._news
+            visit = self.visit(peer)
+            failures = failures + 1 if visit.error else 0
+            if visit.error and failures == 1:
+                log.warning("peer unreachable", peer=uri, error=visit.error)
+            pause = self._backoff(failures) if failures else self._config.sync.interval_s
+            current = seen
+            with self._wake:
+                self._wake.wait_for(lambda current=current: self._stopping.is_set() or self._news > current, pause)
+        with self._wake:
+            self._threads.pop(uri, None)
+
+    def _backoff(self, failures: int) -> float:
+        """Exponential, with jitter, so that many nodes do not come back at the same moment."""
+        longest = min(self._config.sync.backoff_max_s, BACKOFF_START_S * 2 ** min(failures - 1, 20))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret

@@ -1,0 +1,135 @@
+"""Performs what a sync session asks for: staging, committing, preparing and reading packages."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aios_node.delta.chunks import TransferKey
+from aios_node.delta.effects import (
+    CommitTransfer,
+    DiscardStaged,
+    Effect,
+    FindStaged,
+    PreparePackage,
+    ReadChunk,
+    ReleasePackage,
+    StageChunk,
+    TransferDone,
+)
+from aios_node.delta.offers import Offer, PackageInfo, Resume
+from aios_node.delta.session import Answer
+from aios_node.delta.staging import Staging
+from aios_node.delta.transfer import Transfer
+from aios_node.engine.errors import NoBase
+from aios_node.node.sync.outgoing import OutgoingPackages
+
+Committer = Callable[[TransferKey, Offer, Path], None]
+
+
+@dataclass
+class _Sending:
+    descriptor: int
+    release: Callable[[], None]
+
+
+@dataclass
+class TransferWork:
+    """One session's transfers. Methods may run on different threads, but never twice for one transfer."""
+
+    staging: Staging
+    packages: OutgoingPackages
+    commit: Committer
+    on_done: Callable[[TransferDone], None]
+    _receiving: dict[int, Transfer] = field(default_factory=dict)
+    _sending: dict[int, _Sending] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def perform(self, effect: Effect) -> Answer:
+        """Do it; what is returned is what the session's ``complete`` expects."""
+        match effect:
+            case FindStaged():
+                return self._find(effect)
+            case StageChunk():
+                self._transfer(effect.transfer, effect.key, effect.package).write(effect.index, effect.data)
+            case CommitTransfer():
+                self._commit(effect)
+            case DiscardStaged():
+                self._discard(effect)
+            case PreparePackage():
+                return self._prepare(effect)
+            case ReadChunk():
+                return os.pread(self._sending[effect.transfer].descriptor, effect.length, effect.offset)
+            case ReleasePackage():
+                self._release(effect.transfer)
+            case TransferDone():
+                self.on_done(effect)
+            case _:
+                raise TypeError(f"no work for {type(effect).__name__}")
+        return None
+
+    def close(self) -> None:
+        """Give back what is still open; what was staged stays for the next session."""
+        with ExitStack() as stack:
+            for transfer in self._receiving.values():
+                stack.callback(transfer.close)
+            for number in list(self._sending):
+                stack.callback(self._release, number)
+        self._receiving.clear()
+
+    def _find(self, effect: FindStaged) -> Resume | None:
+        transfer = self.staging.resume(effect.key)
+        if transfer is None:
+            return None
+        with self._lock:
+            self._receiving[effect.transfer] = transfer
+        return Resume(transfer.sha256, transfer.missing())
+
+    def _transfer(self, number: int, key: TransferKey, package: PackageInfo) -> Transfer:
+        with self._lock:
+            transfer = self._receiving.get(number)
+        if transfer is not None and transfer.sha256 == package.sha256:
+            return transfer
+        if transfer is not None:
+            transfer.discard()  # the sender now has another package: what was staged is of no use
+        transfer = self.staging.open(key, package)
+        with self._lock:
+            self._receiving[number] = transfer
+        return transfer
+
+    def _commit(self, effect: CommitTransfer) -> None:
+        transfer = self._transfer(effect.transfer, effect.key, effect.package)
+        self.commit(effect.key, effect.offer, transfer.assemble())
+        with self._lock:
+            self._receiving.pop(effect.transfer, None)
+        transfer.discard()
+
+    def _discard(self, effect: DiscardStaged) -> None:
+        with self._lock:
+            transfer = self._receiving.pop(effect.transfer, None)
+        if transfer is not None:
+            transfer.discard()
+        else:
+            self.staging.discard(effect.key)
+
+    def _prepare(self, effect: PreparePackage) -> PackageInfo:
+        lease = self.packages.prepare(effect.key, effect.codecs)
+        try:
+            descriptor = os.open(lease.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            lease.release()
+            raise NoBase(f"the package of {effect.key.model} is gone: {error.strerror}") from None
+        with self._lock:
+            self._sending[effect.transfer] = _Sending(descriptor, lease.release)
+        return lease.info
+
+    def _release(self, number: int) -> None:
+        with self._lock:
+            sending = self._sending.pop(number, None)
+        if sending is not None:
+            os.close(sending.descriptor)
+            sending.release()
