@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -54,6 +56,27 @@ def torch_needs() -> dict[str, Requirement]:
 
 def is_gpu(name: str) -> bool:
     return name.startswith(("nvidia", "cuda", "triton", "pytorch-triton"))
+
+
+def imported() -> set[str]:
+    """Top-level names of everything outside the standard library that the rooms import, late imports included."""
+    names: set[str] = set()
+    for room in ("delta", "engine", "flight", "memory", "node", "src/aios_node"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"aios_node"}
+
+
+def test_the_project_declares_exactly_what_it_imports() -> None:
+    owners = metadata.packages_distributions()
+    needed = {canonicalize_name(owners[name][0]) if name in owners else name for name in imported()}
+    declared = set(by_name(project()["runtime"]))
+    assert needed - declared == set(), "imported, but only there by chance"
+    assert declared - needed == set(), "declared, but nothing imports it"
 
 
 def test_runtime_in_is_the_project_without_torch() -> None:
