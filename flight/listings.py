@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ class Catalog:
         self._limits = limits
         self._tickets = tickets
 
-    def flights(self, prefix: str, readable: Callable[[str], bool]) -> Iterator[Any]:
+    def flights(self, prefix: str, readable: Callable[[str], bool]) -> list[Any]:
         """FlightInfos of all models (active version) and tables whose path begins with ``prefix``."""
         infos = []
         for model in self._weights.models():
@@ -46,7 +46,7 @@ class Catalog:
             path = f"memory/{table.name}"
             if path.startswith(prefix) and readable(path):
                 infos.append(self._table_info(table, _path(path)))
-        yield from infos
+        return infos
 
     def info(self, target: Target, descriptor: Any) -> Any:
         """The FlightInfo of what a descriptor asks for. Raises what the ports raise for unknown names."""

@@ -25,7 +25,7 @@ from aios_node.flight.descriptors import (
     WeightsTarget,
     parse_descriptor,
 )
-from aios_node.flight.errors import guarded, to_flight
+from aios_node.flight.errors import for_get_schema, guarded, to_flight
 from aios_node.flight.limits import Limits, StreamGovernor, require_size
 from aios_node.flight.listings import Catalog
 from aios_node.flight.ports import Ports, Principal, Right
@@ -102,7 +102,7 @@ class FlightService(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow is un
     # ---- finding out what there is
 
     @only_flight_errors
-    def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
+    def list_flights(self, context: Any, criteria: bytes) -> list[Any]:
         """All models and tables the caller may read whose path begins with ``criteria``."""
         call = self._enter(context)
         require_size(len(criteria), 1024, "the criteria (bytes)")
@@ -115,7 +115,7 @@ class FlightService(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow is un
                 return False
             return True
 
-        return iter(self._catalog.flights(prefix, readable))
+        return self._catalog.flights(prefix, readable)
 
     @only_flight_errors
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
@@ -125,9 +125,15 @@ class FlightService(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow is un
         self._check(call, "read", _resource(target))
         return self._catalog.info(target, descriptor)
 
-    @only_flight_errors
     def get_schema(self, context: Any, descriptor: Any) -> Any:
         """The schema that ``do_get`` of the same descriptor yields."""
+        try:
+            return self._get_schema(context, descriptor)
+        except fl.FlightError as error:
+            raise for_get_schema(error, context) from None
+
+    @only_flight_errors
+    def _get_schema(self, context: Any, descriptor: Any) -> Any:
         call = self._enter(context)
         target = parse_descriptor(descriptor, self._limits)
         self._check(call, "read", _resource(target))

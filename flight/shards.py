@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aios_node.engine.errors import Corrupt
+from aios_node.engine.errors import AiosError, Corrupt
 from aios_node.engine.weights.layout import SCHEMA_V2, row_of
 from aios_node.engine.weights.parquet import open_shard
 from aios_node.flight.batches import BATCH_BYTES
@@ -30,11 +30,14 @@ def row_table(shard: ShardFile) -> Any:
 
     Raises ``Corrupt`` or ``BadWeights`` when the file is not what it should be.
     """
-    opened = open_shard(shard.path)
     try:
-        rows = [row_of(name, opened.tensor(name)) for name in opened.headers]
-    finally:
-        opened.close()  # views stay valid
+        opened = open_shard(shard.path)
+        try:
+            rows = [row_of(name, opened.tensor(name)) for name in opened.headers]
+        finally:
+            opened.close()  # views stay valid
+    except AiosError as error:  # clients know files by their plain names
+        raise type(error)(error.message.replace(str(shard.path), shard.file)) from None
     return pa.concat_tables(rows) if rows else ROW_SCHEMA.empty_table()
 
 

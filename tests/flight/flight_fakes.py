@@ -184,7 +184,7 @@ class FakeMemory:
     def _search(self, request: SearchRequest) -> SearchResult:
         rows = self._rows(request.table)
         query = embed([request.text])[0] if request.text is not None else np.array(request.vector or [1] * DIMENSION)
-        vectors = np.array(rows.column("embedding").to_pylist(), np.float32).reshape(rows.num_rows, -1)
+        vectors = np.array(rows.column("embedding").to_pylist(), np.float32).reshape(rows.num_rows, DIMENSION)
         scores = vectors @ np.asarray(query, np.float32)
         best = np.argsort(-scores, kind="stable")[: request.k]
         columns = {name: pa.nulls(len(best), SEARCH_SCHEMA.field(name).type) for name in SEARCH_SCHEMA.names}
