@@ -71,14 +71,15 @@ def run(arguments: list[str]) -> int:
 
 
 def _usage_or_bug(error: Exception) -> int:
-    import click
+    import typer
+    from typer.exceptions import TyperException
 
-    if isinstance(error, click.exceptions.Abort):
+    if isinstance(error, typer.Abort):
         return 130
-    if isinstance(error, click.exceptions.Exit):
+    if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, click.ClickException):
-        error.show()
+    if isinstance(error, TyperException):
+        print(f"aios-node: {error.format_message()} (see aios-node --help)", file=sys.stderr)
         return error.exit_code
     if os.environ.get("AIOS_TRACEBACK"):
         raise error
