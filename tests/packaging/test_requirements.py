@@ -59,9 +59,9 @@ def is_gpu(name: str) -> bool:
 
 
 def imported() -> set[str]:
-    """Top-level names of everything outside the standard library that the rooms import, late imports included."""
+    """Top-level names of all that the rooms and the benchmarks import from elsewhere, late imports included."""
     names: set[str] = set()
-    for room in ("delta", "engine", "flight", "memory", "node", "src/aios_node"):
+    for room in ("delta", "engine", "flight", "memory", "node", "src/aios_node", "benchmarks"):
         for path in (ROOT / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
