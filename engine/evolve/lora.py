@@ -43,16 +43,21 @@ class LowRank:
 class Adapters:
     """The adapters of one network: wraps its linear maps while it is built, and merges them later."""
 
-    def __init__(self, targets: tuple[str, ...], rank: int, alpha: float, seed: int) -> None:
+    def __init__(self, targets: tuple[str, ...], first_layer: int, rank: int, alpha: float, seed: int) -> None:
         self._targets = frozenset(targets)
+        self._first_layer = first_layer
         self._rank = rank
         self._scale = alpha / rank
         self._random = torch.Generator().manual_seed(seed)
         self._adapters: dict[str, LowRank] = {}
 
     def wrap(self, name: str, linear: Linear) -> Projection:
-        """Put an adapter around a linear map whose last name part is a target; a factory for Encoder.build."""
-        if name.rpartition(".")[2] not in self._targets:
+        """Put an adapter around a linear map that is a target; a factory for Encoder.build.
+
+        Targets are named by the last part of ``encoder.layer.3.attention.self.query``.
+        """
+        layer = next(int(part) for part in name.split(".") if part.isdecimal())
+        if name.rpartition(".")[2] not in self._targets or layer < self._first_layer:
             return linear
         self._adapters[name] = adapter = self._new(linear)
         return adapter
@@ -61,7 +66,8 @@ class Adapters:
     def parameters(self) -> list[torch.Tensor]:
         """All that is trained. Raises BadConfig if no linear map was a target."""
         if not self._adapters:
-            raise BadConfig(f"targets {sorted(self._targets)} name no linear map of this network")
+            targets = ", ".join(sorted(self._targets))
+            raise BadConfig(f"no linear map from layer {self._first_layer} on is named {targets}: nothing to train")
         return [part for adapter in self._adapters.values() for part in (adapter.down, adapter.up)]
 
     def merge(self, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

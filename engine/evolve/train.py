@@ -82,7 +82,7 @@ class LoRATrainer:
         self._device = device
         self._tokenizer = tokenizer
         self._base = SentenceEncoder(Encoder.build(network, weights, device=device), tokenizer, device)
-        self._adapters = Adapters(self._config.targets, self._config.rank, self._config.alpha, self._config.seed)
+        self._adapters = _adapters(self._config)
         self._net = Encoder.build(network, weights, device=device, wrap=self._adapters.wrap)
 
     def train(self, pairs: Sequence[Pair], progress: ProgressCallback | None = None) -> TrainReport:
@@ -141,6 +141,10 @@ class LoRATrainer:
     def _vectors(self, rows: list[list[int]]) -> torch.Tensor:
         batch = self._tokenizer.pad(rows, ROW_MULTIPLE)
         return self._net(*(torch.from_numpy(part).to(self._device) for part in (batch.ids, batch.mask)))
+
+
+def _adapters(config: LoRAConfig) -> Adapters:
+    return Adapters(config.targets, config.first_layer, config.rank, config.alpha, config.seed)
 
 
 def learning_rate(config: LoRAConfig, step: int) -> float:

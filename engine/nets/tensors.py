@@ -5,7 +5,7 @@ Knows names, shapes and dtypes; does not know what the tensors mean or where the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,8 +15,7 @@ from torch.utils.dlpack import from_dlpack
 
 from aios_node.engine.errors import BadWeights
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
-
-FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+from aios_node.engine.quant.dtypes import is_float
 
 
 class WeightReader:
@@ -33,30 +32,26 @@ class WeightReader:
         self._device = torch.device(device)
         self._prefix = prefix
 
-    def read(self, name: str, shape: Sequence[int]) -> torch.Tensor:
-        """Return the tensor ``name`` (without prefix), which must have ``shape``, as float32."""
-        return self._load(self._prefix + name, tuple(shape))
-
     def read_all(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-        """Return every named tensor; quantised ones are dequantised by several threads at once."""
-        threads = torch.get_num_threads()
-        if threads == 1 or not any(self._is_quantized(name) for name in shapes):
-            return {name: self.read(name, shape) for name, shape in shapes.items()}
-        with ThreadPoolExecutor(threads, thread_name_prefix="aios-dequantize") as pool:
-            return dict(zip(shapes, pool.map(self.read, shapes, shapes.values()), strict=True))
+        """Return the named tensors (without prefix); several threads share the work of dequantising."""
+        stored = [self._checked(self._prefix + name, shape) for name, shape in shapes.items()]
+        workers = torch.get_num_threads() if any(isinstance(one, QuantizedTensor) for one in stored) else 1
+        if workers == 1:
+            return dict(zip(shapes, map(self._load, stored), strict=True))
+        with ThreadPoolExecutor(workers, thread_name_prefix="aios-dequantize") as pool:
+            return dict(zip(shapes, pool.map(self._load, stored), strict=True))
 
-    def _is_quantized(self, name: str) -> bool:
-        full = self._prefix + name
-        return full in self._weights and isinstance(self._weights[full], QuantizedTensor)
-
-    def _load(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def _checked(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if name not in self._weights:
             raise BadWeights(f"tensor {name!r} is missing: config.json asks for it with shape {list(shape)}")
         stored = self._weights[name]
         if tuple(stored.shape) != shape:
             raise BadWeights(f"tensor {name!r} has shape {list(stored.shape)}, config.json asks for {list(shape)}")
-        if str(stored.dtype) not in FLOATS:
+        if not is_float(str(stored.dtype)):
             raise BadWeights(f"tensor {name!r} is {stored.dtype}, floating point is needed")
+        return stored
+
+    def _load(self, stored: Tensor) -> torch.Tensor:
         return as_torch(stored).to(self._device)
 
 

@@ -1,0 +1,108 @@
+"""ArrowEngine: runs the version in a folder, and changes to another without failing a request.
+
+Knows folders and devices; does not know model names, stores or peers (node/ resolves names to paths).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aios_node.engine.devices import Device, choose
+from aios_node.engine.errors import Unavailable
+from aios_node.engine.runtime.snapshot import Snapshot
+from aios_node.engine.tokenizer import checked_texts
+
+
+class ArrowEngine:
+    """One model, open. All methods may be called from several threads at once."""
+
+    def __init__(self, snapshot: Snapshot, memory: object | None = None) -> None:
+        self.memory = memory
+        self._snapshot: Snapshot | None = snapshot
+        self._device = snapshot.device
+        self._change = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path | str, device: str = "auto", memory: object | None = None) -> ArrowEngine:
+        """Open a version folder (``manifest.json``, Parquet shards, ``config.json``, ``tokenizer.json``).
+
+        ``device``: ``auto`` (the best there is), ``cpu``, ``cuda``, ``cuda:1``, ``rocm``, ``xpu``, ``mps``.
+        ``memory``: the memory store that belongs to this engine; encoding has no use for it.
+        Raises BadConfig for a device that is not here, and what Snapshot.open raises.
+        """
+        return cls(Snapshot.open(Path(path), choose(device)), memory)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The version that new requests run on. Raises Unavailable when the engine is closed."""
+        if (snapshot := self._snapshot) is None:
+            raise Unavailable("this engine is closed: open the model again")
+        return snapshot
+
+    @property
+    def device(self) -> Device:
+        """Where it computes; a swap does not change it."""
+        return self._device
+
+    @property
+    def version(self) -> str:
+        """Id of the open version (64 hex characters)."""
+        return self.snapshot.version
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.snapshot.config.hidden_size
+
+    @property
+    def space(self) -> str:
+        """Name of the embedding space: vectors of the same space may be compared."""
+        return self.snapshot.config.space
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One unit vector per text, float32 [n, d]; texts beyond the model's ``max_tokens`` are cut.
+
+        All vectors of a call come from one version, whatever is swapped meanwhile. Raises BadRequest
+        for anything but a sequence of strings, Unavailable when closed.
+        """
+        return self.snapshot.encode(checked_texts(texts))
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Exact token ids of each text, special tokens included, never cut."""
+        return self.snapshot.tokenizer.token_ids(texts)
+
+    def detokenize(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Text of each row of ids, without special tokens. Raises BadRequest for unknown ids."""
+        return self.snapshot.tokenizer.decode(ids)
+
+    def swap(self, path: Path | str) -> str:
+        """Open another version beside this one, then serve it; returns its id.
+
+        Requests that run finish on the old version, whose memory is freed after the last of them.
+        When anything is wrong with the new version, this raises as ``open`` does and nothing changes.
+        """
+        with self._change:
+            device = self.snapshot.device
+            new = Snapshot.open(Path(path), device)
+            new.warm_up()
+            self._snapshot = new
+        return new.version
+
+    def close(self) -> None:
+        """Let go of the model; requests that run finish. May be called again."""
+        with self._change:
+            self._snapshot = None
+
+    def __enter__(self) -> ArrowEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,76 @@
+"""An opened version of a model: network, tokeniser and configuration that belong together.
+
+Immutable and safe to share between threads. It lives as long as somebody holds it: a request that
+started on a snapshot finishes on it, and its memory maps go when the last holder lets go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aios_node.engine.devices import Device
+from aios_node.engine.errors import BadWeights
+from aios_node.engine.nets.config import EncoderConfig
+from aios_node.engine.nets.encoder import Encoder
+from aios_node.engine.nets.sentences import SentenceEncoder
+from aios_node.engine.tokenizer import FastTokenizer
+from aios_node.engine.weights.folder import VersionFolder, read_folder
+
+NEEDED_FILES = ("config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One version, ready to compute on one device."""
+
+    version: str
+    device: Device
+    sentences: SentenceEncoder
+
+    @classmethod
+    def open(cls, path: Path, device: Device) -> Snapshot:
+        """Open a version folder.
+
+        On the CPU, float32 tensors are views of the mapped files: nothing is read until it is used.
+        Quantised tensors are dequantised now. Raises NotFound, Corrupt, HashMismatch (small files),
+        BadWeights, StorageError.
+        """
+        folder = read_folder(path)
+        config = EncoderConfig.from_bytes(_needed(folder, "config.json"))
+        tokenizer = FastTokenizer.from_bytes(_needed(folder, "tokenizer.json"))
+        with folder.weights() as weights:
+            net = Encoder.build(config, weights, device=device.torch_name)
+        return cls(folder.version, device, SentenceEncoder(net, tokenizer, device.torch_name))
+
+    @property
+    def config(self) -> EncoderConfig:
+        """The network's configuration."""
+        return self.sentences.net.config
+
+    @property
+    def tokenizer(self) -> FastTokenizer:
+        """The version's own tokeniser."""
+        return self.sentences.tokenizer
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One vector per text, float32 [n, d]. Raises BadRequest for anything but strings."""
+        return self.sentences.encode(texts)
+
+    def warm_up(self) -> None:
+        """Compute once, so that the first request does not wait for pages of the mapped files.
+
+        Raises BadWeights when what comes out is not finite: such a version must not be served.
+        """
+        if not np.isfinite(self.encode(["warm up"])).all():
+            raise BadWeights(f"version {self.version[:12]} computes vectors that are not finite")
+
+
+def _needed(folder: VersionFolder, name: str) -> bytes:
+    if name not in folder.manifest.files:
+        raise BadWeights(f"version {folder.version[:12]} has no {name}: it cannot be run, only stored")
+    return folder.read_file(name)
