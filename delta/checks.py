@@ -1,14 +1,15 @@
-"""The two questions of every apply: is this the base that the delta was made from, and is this the promised result?"""
+"""The questions of every apply: is this the right base, is it within bounds, is this the promised result?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from aios_node.delta.limits import Limits, check_size
 from aios_node.delta.names import short
 from aios_node.delta.plan import same_layout
 from aios_node.engine.errors import HashMismatch, NoBase
 from aios_node.engine.quant.blocks import Tensor
-from aios_node.engine.weights.manifest import TensorEntry, expected_nbytes, quant_of, tensor_hash
+from aios_node.engine.weights.manifest import Manifest, TensorEntry, expected_nbytes, quant_of, tensor_hash
 
 
 def base_tensor(weights: Mapping[str, Tensor], entry: TensorEntry) -> Tensor:
@@ -37,6 +38,15 @@ def check_result(entry: TensorEntry, tensor: Tensor) -> None:
         raise HashMismatch(
             f"tensor {entry.name!r} came out as {short(found)} instead of {short(entry.sha256)}: nothing was changed"
         )
+
+
+def bounded(manifest: Manifest, limits: Limits) -> Manifest:
+    """The manifest, unless it asks for more than the limits allow: TooLarge."""
+    check_size("the number of tensors", len(manifest.tensors), limits.tensors)
+    for entry in manifest.tensors:
+        check_size(f"tensor {entry.name!r}", entry.nbytes, limits.tensor_bytes)
+    check_size("the version", manifest.nbytes, limits.total_bytes)
+    return manifest
 
 
 def _described(name: str, tensor: Tensor) -> TensorEntry:

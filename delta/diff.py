@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from aios_node.delta.body import Coding, read_tensor, write_tensor
-from aios_node.delta.checks import base_tensor, check_base, check_result
+from aios_node.delta.checks import base_tensor, bounded, check_base, check_result
 from aios_node.delta.compression import compress, decompress
 from aios_node.delta.fields import Fields, parse_object
-from aios_node.delta.limits import DEFAULT_LIMITS, Limits, check_size
+from aios_node.delta.limits import DEFAULT_LIMITS, Limits
 from aios_node.delta.plan import Step, plan
 from aios_node.delta.stream import Reader, Writer, expect_end, read_exactly, read_section, write_section
 from aios_node.engine.errors import Corrupt, NoBase
@@ -153,12 +153,3 @@ def _read_header(source: Reader, limits: Limits) -> tuple[Manifest | None, Manif
         return None, new, coding
     packed = read_section(source, "the base's list of tensors", limits.header_bytes)
     return Manifest.from_bytes(decompress(packed, most=limits.header_bytes, dictionary=target)), new, coding
-
-
-def bounded(manifest: Manifest, limits: Limits) -> Manifest:
-    """The manifest, unless it asks for more than the limits allow: TooLarge."""
-    check_size("the number of tensors", len(manifest.tensors), limits.tensors)
-    for entry in manifest.tensors:
-        check_size(f"tensor {entry.name!r}", entry.nbytes, limits.tensor_bytes)
-    check_size("the version", manifest.nbytes, limits.total_bytes)
-    return manifest

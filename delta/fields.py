@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from aios_node.delta.names import check_model, check_version
-from aios_node.engine.errors import AiosError, BadRequest
+from aios_node.engine.errors import AiosError, BadRequest, Corrupt
+from aios_node.engine.weights.names import check_file_name
 
 MOST_INTEGER: Final = (1 << 63) - 1
 _WORD = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -73,6 +74,10 @@ class Fields:
 
     def words(self, name: str, most: int) -> tuple[str, ...]:
         return tuple(self._word(name, item) for item in self.items(name, most))
+
+    def names(self, name: str, most: int) -> tuple[str, ...]:
+        """Plain file names."""
+        return tuple(self._file_name(name, item) for item in self.items(name, most))
 
     def hexadecimal(self, name: str, digits: int) -> str:
         value = self._take(name)
@@ -139,6 +144,12 @@ class Fields:
         if not isinstance(value, str) or not _WORD.fullmatch(value):
             raise self._wrong(name, value, "a lower-case word")
         return value
+
+    def _file_name(self, name: str, value: object) -> str:
+        try:
+            return check_file_name(value)
+        except Corrupt as reason:
+            raise self._error(f"{self._what}.{name}: {reason.message}") from None
 
     def _version(self, value: object) -> str:
         try:

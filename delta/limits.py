@@ -22,8 +22,7 @@ class Limits:
     tensors: int = 100_000
     tensor_bytes: int = 8 * GIB
     total_bytes: int = 64 * GIB  # all tensors of one version
-    files: int = 64
-    file_bytes: int = 64 * MIB  # one small file, decompressed
+    files_bytes: int = 256 * MIB  # all small files of one version, decompressed
     package_bytes: int = 64 * GIB
 
 
