@@ -30,7 +30,14 @@ class Dialer:
         certificates = self._certificates(peer)
         if peer.name is None or peer.state == "down":
             self._introduce(peer, certificates)
-        return PeerLink(peer.uri, hostname=SERVER_NAME, idle_timeout=self._idle_timeout_s, **certificates)
+        return PeerLink(
+            peer.uri,
+            ca=certificates.get("ca"),
+            cert=certificates.get("cert"),
+            key=certificates.get("key"),
+            hostname=SERVER_NAME,
+            idle_timeout=self._idle_timeout_s,
+        )
 
     def search(self, peer: Peer, request: SearchRequest, timeout_s: float) -> pa.Table:
         """A peer's own hits for a search."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aios_node.delta.events import Event
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from aios_node.engine.runtime.engine import ArrowEngine
     from aios_node.engine.runtime.executor import DeviceExecutor
+    from aios_node.engine.runtime.snapshot import Snapshot
     from aios_node.node.config.model import EngineSection
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -91,11 +92,8 @@ class ModelHost:
 
     def encode(self, model: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
         """Vectors float32 [n, d] of unit length, and the version that made them."""
-        return self.submit(model, texts).result()
-
-    def submit(self, model: str, texts: Sequence[str]) -> Future[tuple[NDArray[np.float32], str]]:
-        """Queue an encode request; requests that wait together are computed together. Raises Busy."""
-        return self._device().submit_encode(self.engine(model), texts)
+        snapshot = self.engine(model).snapshot
+        return self._device().submit_encode(_Fixed(snapshot), texts).result(), snapshot.version
 
     def preload(self) -> None:
         """Open the default encoder, so that the first request does not wait for it."""
@@ -122,7 +120,9 @@ class ModelHost:
             if self._closed:
                 raise Unavailable("the node is stopping")
             if self._executor is None:
-                self._executor = DeviceExecutor(max_batch=self._config.batch_max, max_queue=self._config.queue_max)
+                self._executor = DeviceExecutor(
+                    max_texts=self._config.queue_texts, max_requests=self._config.queue_requests
+                )
             return self._executor
 
     def _open(self, model: str) -> ArrowEngine:
@@ -158,6 +158,13 @@ class ModelHost:
         except (ValueError, AttributeError, OSError, AiosError):
             return {}
         return settings if isinstance(settings, dict) else {}
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """One version of an engine, whatever it is swapped to meanwhile."""
+
+    snapshot: Snapshot
 
 
 class NodeEmbedder:

@@ -44,7 +44,7 @@ def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     files = {name: source.read_file(name) for name in source.files}
     progress(0.0, "measuring")
     with source.weights() as weights:
-        result = adapt(weights, files, split, config, lambda fraction, text: progress(0.9 * fraction, text))
+        result = adapt(weights, files, split, config, lambda at: progress(at.step / at.steps, f"loss {at.loss:.3f}"))
         report = _verdict(result.report.to_json())
         if report["better"]:
             recipe = {"method": "lora-merged", **asdict(config), "documents": len(split.train)}

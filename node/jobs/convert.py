@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aios_node.engine.errors import BadRequest, Corrupt
+from aios_node.node.jobs.quantize import by_tensor
 
 if TYPE_CHECKING:
     from aios_node.engine.quant.blocks import Tensor
@@ -113,7 +114,7 @@ def _in_precision(
     from aios_node.engine.quant.recipe import preset
 
     config = preset(quant)
-    quantized = ArrowQuantizer(config).quantize(weights, progress=lambda fraction, name: progress(0.9 * fraction, name))
+    quantized = ArrowQuantizer(config).quantize(weights, progress=by_tensor(progress))
     return quantized, config.to_json()
 
 

@@ -63,7 +63,7 @@ def diff(job: DiffJob, progress: Progress) -> dict[str, Any]:
     counter = _Counter()
     with ExitStack() as stack:
         old, new = stack.enter_context(base.weights()), stack.enter_context(target.weights())
-        encode_to(old, new, counter, progress=lambda fraction: progress(fraction, "encoding"))
+        encode_to(old, new, counter, progress=lambda done, size: progress(done / max(size, 1), "encoding"))
         changed = [name for name in new if _hash(base, name) != _hash(target, name)]
         tensors = [_change(name, old.get(name), new[name]) for name in changed]
     full = target.manifest.nbytes

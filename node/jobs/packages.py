@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from aios_node.delta.offers import PackageInfo
+
 Progress = Callable[[float, str], None]
 
 
@@ -27,3 +29,41 @@ class ApplyJob:
     package: Path
     base: Path | None
     folder: Path
+
+
+def build_package(job: PackageJob, progress: Progress) -> PackageInfo:
+    """Write the package to ``job.out``; the same job always gives the same bytes."""
+    from aios_node.delta.body import Coding
+    from aios_node.delta.package import build_package as build
+    from aios_node.engine.weights.folder import read_folder
+
+    with job.out.open("w+b") as out:
+        return build(
+            out,
+            base=read_folder(job.base) if job.base else None,
+            target=read_folder(job.target),
+            envelope=job.envelope,
+            coding=Coding(codecs=job.codecs),
+            progress=lambda done, size: progress(done / max(size, 1), "encoding"),
+        )
+
+
+def apply_package(job: ApplyJob, progress: Progress) -> bytes | None:
+    """Check the package, apply it to its base, write the version; returns the envelope that came along."""
+    from aios_node.delta.package import open_package
+    from aios_node.engine.weights.folder import read_folder, write_folder
+
+    base = read_folder(job.base) if job.base else None
+    with job.package.open("rb") as file, open_package(file, find_base=lambda _version: base) as package:
+        progress(0.1, "applying")
+        manifest = package.manifest
+        write_folder(
+            job.folder,
+            package.weights,
+            package.files,
+            parents=manifest.parents,
+            recipe=manifest.recipe,
+            derived_from=manifest.derived_from,
+            reuse=base,
+        )
+        return package.envelope

@@ -168,13 +168,15 @@ class SyncService:
             if visit.error and failures == 1:
                 log.warning("peer unreachable", peer=uri, error=visit.error)
             pause = self._backoff(failures) if failures else self._config.sync.interval_s
-            current = seen
-            with self._wake:
-                self._wake.wait_for(lambda current=current: self._stopping.is_set() or self._news > current, pause)
+            self._wait_for_news(seen, pause)
         with self._wake:
             self._threads.pop(uri, None)
+
+    def _wait_for_news(self, seen: int, pause: float) -> None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping.is_set() or self._news > seen, pause)
 
     def _backoff(self, failures: int) -> float:
         """Exponential, with jitter, so that many nodes do not come back at the same moment."""
         longest = min(self._config.sync.backoff_max_s, BACKOFF_START_S * 2 ** min(failures - 1, 20))
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+        return float(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
