@@ -124,8 +124,8 @@ class MemoryStore:
         until ``embed_missing``, unless the table's vectors are of no named space and so the caller's own.
         Raises ``NotFound``, and what ``add`` raises.
         """
-        if not values or "id" in values:
-            raise BadRequest("update: name at least one column to change; the id itself stays")
+        if not values:
+            raise BadRequest("update: name at least one column to change")
         target, given = self._table(table), one_row(values)
         facts, patch = target.facts(), read_rows(given, self.limits, partial=True)
         space, certain = None, False
@@ -174,6 +174,7 @@ class MemoryStore:
     def drop(self, table: str) -> None:
         """Remove a table and everything in it."""
         with self._lock:
+            self._check_open()
             folder = self._folder(table)
             if folder is None:
                 raise self._unknown(table)
@@ -289,21 +290,23 @@ class MemoryStore:
     # ---- tables
 
     def _put(self, table: str, batch: RowBatch, space: str | None) -> None:
-        known = self._table(table) if self._folder(check_table_name(table)) else None
+        known = self._table(table) if self._folder(table) else None
         batch, space, certain = complete(batch, self.embedder, known.facts() if known else None, space)
         (known or self._table(table, create=True)).put(batch, space, certain=certain)
 
     def _table(self, name: str, *, create: bool = False) -> MemoryTable:
-        check_table_name(name)
         with self._lock:
-            if self._closed:
-                raise Unavailable(f"the memory store {self.path} is closed")
+            self._check_open()
+            folder = self._folder(name)
             if name not in self._open:
-                folder = self._folder(name)
                 if folder is None and not create:
                     raise self._unknown(name)
                 self._open[name] = self._new_table(name) if folder is None else MemoryTable(folder, self.limits)
             return self._open[name]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable(f"the memory store {self.path} is closed")
 
     def _new_table(self, name: str) -> MemoryTable:
         folder = self.path / name
@@ -313,8 +316,8 @@ class MemoryStore:
         return MemoryTable(folder, self.limits, create=True)
 
     def _folder(self, name: str) -> Path | None:
-        """The folder of an existing table."""
-        folder = self.path / name
+        """The folder of an existing table; every name from outside comes through here."""
+        folder = self.path / check_table_name(name)
         return folder if (folder / log.FILE).is_file() else None
 
     def _unknown(self, name: str) -> UnknownTable:
