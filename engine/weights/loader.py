@@ -63,6 +63,10 @@ class LazyWeightDict(Mapping[str, Tensor]):
         """Bytes of all tensors together, in the form they are stored in."""
         return sum(header.nbytes for header in self.headers.values())
 
+    def file_of(self, name: str) -> str:
+        """The name of the file that holds a tensor."""
+        return self._owners[name].path.name
+
     def raw(self, name: str) -> memoryview:
         """The bytes of a tensor's data, or of its packed codes."""
         tensor = self[name]

@@ -1,0 +1,1 @@
+"""Importers and exporters: Hugging Face folders, safetensors, PyTorch checkpoints, Parquet folders."""
