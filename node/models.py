@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aios_node.delta.events import Event
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from aios_node.engine.runtime.engine import ArrowEngine
     from aios_node.engine.runtime.executor import DeviceExecutor
-    from aios_node.engine.runtime.snapshot import Snapshot
     from aios_node.node.config.model import EngineSection
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -92,8 +90,7 @@ class ModelHost:
 
     def encode(self, model: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
         """Vectors float32 [n, d] of unit length, and the version that made them."""
-        snapshot = self.engine(model).snapshot
-        return self._device().submit_encode(_Fixed(snapshot), texts).result(), snapshot.version
+        return self._device().submit_encode(self.engine(model), texts).result()
 
     def preload(self) -> None:
         """Open the default encoder, so that the first request does not wait for it."""
@@ -120,9 +117,7 @@ class ModelHost:
             if self._closed:
                 raise Unavailable("the node is stopping")
             if self._executor is None:
-                self._executor = DeviceExecutor(
-                    max_texts=self._config.queue_texts, max_requests=self._config.queue_requests
-                )
+                self._executor = DeviceExecutor(max_batch=self._config.batch_max, max_queue=self._config.queue_max)
             return self._executor
 
     def _open(self, model: str) -> ArrowEngine:
@@ -158,13 +153,6 @@ class ModelHost:
         except (ValueError, AttributeError, OSError, AiosError):
             return {}
         return settings if isinstance(settings, dict) else {}
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    """One version of an engine, whatever it is swapped to meanwhile."""
-
-    snapshot: Snapshot
 
 
 class NodeEmbedder:

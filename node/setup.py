@@ -32,7 +32,7 @@ listen:
 peers:{peers}
 
 security:
-  tls: {tls} # auto: plain on loopback, TLS with identities on any other address
+  tls: "{tls}" # auto: plain on loopback, TLS with identities on any other address
 """
 
 

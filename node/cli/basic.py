@@ -21,6 +21,14 @@ class Preset(StrEnum):
     cloud = "cloud"
 
 
+class Tls(StrEnum):
+    """When clients and peers meet TLS."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands in the order in which a newcomer meets them."""
     for command in (init, run, demo, status, sync, encode):
@@ -35,13 +43,21 @@ def init(
     port: Annotated[int, typer.Option(help="Port for clients; 0 takes a free one.")] = 0,
     peer_port: Annotated[int, typer.Option(help="Port for peers under TLS; 0 takes a free one.")] = 0,
     peer: Annotated[list[str] | None, typer.Option(help="URI or URI#NODE_ID of a peer. Repeatable.")] = None,
+    tls: Annotated[Tls, typer.Option(help="auto: plain on loopback, TLS on any other address.")] = Tls.auto,
     as_json: Json = False,
 ) -> None:
     """Make a node: a commented node.yaml, an identity and its folders."""
     from aios_node.node.setup import init_node
 
     made = init_node(
-        folder, preset=preset.value, name=name, host=host, port=port, peer_port=peer_port, peers=peer or ()
+        folder,
+        preset=preset.value,
+        name=name,
+        host=host,
+        port=port,
+        peer_port=peer_port,
+        peers=peer or (),
+        tls=tls.value,
     )
     if as_json:
         print_json({"config": str(made.config_file), "node_id": made.node_id, "name": made.config.node.name})

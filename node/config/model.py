@@ -129,8 +129,8 @@ class EngineSection(Section):
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?|xpu(:\d+)?|mps)$", description="auto, cpu, cuda, xpu, mps"
     )
     threads: int = Field(0, ge=0, le=1024, description="threads for computing; 0: all cores")
-    queue_requests: int = Field(1024, ge=1, description="requests that may wait before callers must come back later")
-    queue_texts: int = Field(16384, ge=1, description="texts that may wait, over all requests")
+    batch_max: int = Field(64, ge=1, le=4096, description="texts computed together at most")
+    queue_max: int = Field(1024, ge=1, description="requests that may wait before callers must come back later")
 
 
 class LimitsSection(Section):

@@ -82,7 +82,7 @@ def _training(training: dict[str, Any]) -> None:
     ]
     print()
     print_table(
-        f"Retrieval on {training['questions']} held-out questions ({training['seconds']:.0f} s of training and judging)",
+        f"Retrieval on {training['questions']} held-out questions (trained and judged in {training['seconds']:.0f} s)",
         ["encoder", "recall@1", "recall@10", "MRR"],
         rows,
         empty="",

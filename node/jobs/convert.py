@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class ImportJob:
-    """Files ``src`` -> version folder. ``name`` also names the embedding space of a new encoder."""
+    """Files ``src`` -> version folder."""
 
     src: Path
     format: str
-    name: str
     quant: str
     folder: Path
     parents: tuple[str, ...]
@@ -49,23 +47,8 @@ def import_model(job: ImportJob, progress: Progress) -> str:
     source = import_any(job.src, job.format)
     weights, recipe = _in_precision(source.weights, job.quant, progress)
     progress(0.9, "writing")
-    files = with_space(source.files, job.name)
-    write_folder(job.folder, weights, files, parents=job.parents, recipe=recipe)
+    write_folder(job.folder, weights, source.files, parents=job.parents, recipe=recipe)
     return source.kind
-
-
-def with_space(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
-    """The small files, with the embedding space named after the model where none is named yet."""
-    result = dict(files)
-    try:
-        config = json.loads(result["config.json"])
-        settings = config.get("aios", {})
-    except (KeyError, ValueError, AttributeError):
-        return result
-    if settings.get("kind") == "encoder" and not settings.get("embedding_space"):
-        config["aios"] = {**settings, "embedding_space": name}
-        result["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode()
-    return result
 
 
 def export(job: ExportJob, progress: Progress) -> dict[str, Any]:
@@ -95,10 +78,10 @@ def export(job: ExportJob, progress: Progress) -> dict[str, Any]:
 
 
 def _write_safetensors(weights: Mapping[str, Tensor], files: Mapping[str, bytes], dest: Path) -> None:
-    from aios_node.engine.weights.convert.safetensors import export_safetensors
+    from aios_node.engine.weights.convert.safetensors import export_file
 
     dest.mkdir(parents=True, exist_ok=True)
-    export_safetensors(weights, dest / "model.safetensors")
+    export_file(dest / "model.safetensors", weights)
     for name, data in files.items():
         (dest / name).write_bytes(data)
 

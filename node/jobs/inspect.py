@@ -47,7 +47,7 @@ def compare(job: CompareJob, progress: Progress) -> dict[str, Any]:
     mine, theirs = read_folder(job.folder), read_folder(job.reference)
     progress(0.2, "comparing weights")
     with mine.weights() as weights, theirs.weights() as reference:
-        result = PrecisionValidator().validate(reference, weights).to_json()
+        result = PrecisionValidator().compare(reference, weights).to_json()
     worst = sorted(result["tensors"], key=lambda tensor: tensor["cosine"])[:WORST]
     progress(0.5, "comparing embeddings")
     embedding = _embeddings(job) if _is_encoder(mine) and _is_encoder(theirs) else None

@@ -164,7 +164,7 @@ def model_import(core: NodeCore, args: ImportArgs, progress: Progress) -> dict[s
     if not args.src.exists():
         raise BadRequest(f"{args.src} does not exist")
     with core.store.workspace() as folder:
-        job = jobs.ImportJob(args.src, args.format, args.name, args.quant, folder, core.parents(args.name))
+        job = jobs.ImportJob(args.src, args.format, args.quant, folder, core.parents(args.name))
         core.workers.run(jobs.import_model, job, progress=progress)
         version = core.publish(args.name, folder)
     return _stored(core, args.name, version)
@@ -280,7 +280,7 @@ def _source(core: NodeCore, src: str, imported: Path, progress: Progress) -> Ite
     path = Path(src)
     if not path.exists():
         raise UnknownModel(f"{src!r} is neither a stored model nor a path: {choices(src, core.store.models())}")
-    job = jobs.ImportJob(path, "auto", path.stem, "none", imported, ())
+    job = jobs.ImportJob(path, "auto", "none", imported, ())
     core.workers.run(jobs.import_model, job, progress=progress)
     yield imported, None
 
