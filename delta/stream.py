@@ -9,7 +9,7 @@ from aios_node.delta.limits import check_size
 from aios_node.engine.errors import Corrupt
 
 _LENGTH = struct.Struct("<I")
-_PIECE = 1 << 20
+_PIECE = 1 << 22
 
 
 class Reader(Protocol):
