@@ -30,6 +30,7 @@ from aios_node.engine.errors import (
     DataError,
     HashMismatch,
     NoBase,
+    NotFound,
     ProtocolError,
     ResourceError,
     TooLarge,
@@ -37,6 +38,8 @@ from aios_node.engine.errors import (
 )
 
 MOST_RANGES: Final = 16_384
+BASE_TO_BLAME: Final = (NoBase, HashMismatch, Corrupt, NotFound)
+"""Failures of a delta that a full package may not have: the base is gone, damaged or another one."""
 
 
 class In(Enum):
@@ -189,7 +192,7 @@ class Receiving:
         """Keep what is staged only where the bytes are not to blame; ask in full where the base may be."""
         if not isinstance(error, ResourceError | TransferAborted):
             self._outbox.ask(DiscardStaged(self._transfer, self._key))
-        self.wants_full = self._described().mode == "delta" and isinstance(error, NoBase | HashMismatch)
+        self.wants_full = self._described().mode == "delta" and isinstance(error, BASE_TO_BLAME)
 
     def _aborted(self, abort: Abort) -> None:
         self._end(In.ENDED, error=abort.code, message=f"the sender: {abort.message}")

@@ -178,3 +178,24 @@ def test_settings_are_read_strictly(settings: bytes) -> None:
     write_section(out, compress(build_manifest({}, {}).to_bytes(), 1))
     with pytest.raises(Corrupt):
         delta.apply(None, out.getvalue())
+
+
+def test_memory_does_not_grow_with_the_tensor() -> None:
+    base: Weights = {"w": RNG.integers(0, 1 << 32, 12 << 20, dtype=np.uint32)}
+    target: Weights = {"w": base["w"] + np.uint32(3)}  # type: ignore[operator]
+    size = 48 << 20
+    out = io.BytesIO()
+    out.write(bytes(size))  # room for the result, so that only coding is measured
+    out.seek(0)
+    tracemalloc.start()
+    try:
+        delta.encode_to(base, target, out)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+        out.truncate()
+        out.seek(0)
+        tracemalloc.reset_peak()
+        for _, tensor in delta.apply_from(base, out):
+            assert tensor.nbytes == size
+        assert tracemalloc.get_traced_memory()[1] - size < 40 << 20
+    finally:
+        tracemalloc.stop()

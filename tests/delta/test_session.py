@@ -17,11 +17,13 @@ from aios_node.engine.errors import (
     AiosError,
     BadWeights,
     Busy,
+    Corrupt,
     HashMismatch,
     NoBase,
     StorageError,
     StorageFull,
     Unauthenticated,
+    UnknownVersion,
 )
 
 KIB = 1024
@@ -139,7 +141,9 @@ def test_another_package_under_the_same_key_begins_anew() -> None:
     assert other.versions["m", version_of(NEW)] == NEW
 
 
-@pytest.mark.parametrize("error", [NoBase("gone"), HashMismatch("bad")])
+@pytest.mark.parametrize(
+    "error", [NoBase("gone"), HashMismatch("bad"), Corrupt("the base is damaged"), UnknownVersion("no base")]
+)
 def test_a_delta_that_cannot_be_applied_is_asked_for_in_full_at_once(error: AiosError) -> None:
     one, other = pair()
     other.failures[CommitTransfer] = [error]
