@@ -49,13 +49,14 @@ class Coding:
 
 def write_tensor(out: Writer, target: Tensor, base: Tensor | None, entry: TensorEntry, coding: Coding) -> bool:
     """Code one tensor; ``base`` has the same layout or is None. Returns whether anything of the base was used."""
-    numbered = {codec.name: number for number, codec in enumerate(coding.chosen)}
+    codecs = coding.chosen
+    numbers = {codec.name: number for number, codec in enumerate(codecs)}
     olds = (None,) * 3 if base is None else parts(base)
     used = False
     for new, old, part in zip(parts(target), olds, layout(entry), strict=False):
         for span in _spans(part.size, coding.block):
-            codec, data = smallest(new[span], None if old is None else old[span], part.element, coding.chosen)
-            out.write(_FRAME.pack(numbered[codec.name], len(data)))
+            codec, data = smallest(new[span], None if old is None else old[span], part.element, codecs)
+            out.write(_FRAME.pack(numbers[codec.name], len(data)))
             out.write(data)
             used |= codec.needs_base
     return used
@@ -71,10 +72,11 @@ def read_tensor(source: Reader, base: Tensor | None, entry: TensorEntry, coding:
 
 
 def skip_tensor(source: BinaryIO, entry: TensorEntry, coding: Coding) -> None:
-    """Move a seekable file to the end of the next tensor. Raises Corrupt as ``read_tensor`` would."""
+    """Move a seekable file to the end of the next tensor. Raises Corrupt for frames that cannot be."""
+    codecs = coding.chosen
     for part in layout(entry):
         for span in _spans(part.size, coding.block):
-            _, length = _read_frame(source, coding.chosen, span)
+            _, length = _read_frame(source, codecs, span)
             source.seek(length, 1)
 
 

@@ -23,6 +23,13 @@ RNG = np.random.default_rng(7)
 SMALL_BLOCKS = Coding(block=64)
 
 
+def test_the_room_exports_what_people_type() -> None:
+    assert delta.__all__ == ["apply", "apply_from", "encode", "encode_to"]
+    assert all(callable(getattr(delta, name)) for name in delta.__all__)
+    with pytest.raises(AttributeError, match="decode"):
+        delta.decode  # noqa: B018  (asking is the test)
+
+
 def coded(base: Weights | None, target: Weights, coding: Coding) -> bytes:
     out = io.BytesIO()
     delta.encode_to(base, target, out, coding=coding)
