@@ -60,7 +60,9 @@ def create_or_upgrade(folder: Path) -> None:
         fresh = not (folder / FILE).exists()
         connection = _open(folder, "rwc")
         try:
-            if _layout(connection, folder) != SCHEMA_VERSION:
+            layout = _layout(connection, folder)  # before anything is written to what may be another's file
+            _set_up(connection)
+            if layout != SCHEMA_VERSION:
                 connection.execute("BEGIN IMMEDIATE")
                 _bring_up_to_date(connection, folder)
                 connection.execute("COMMIT")
@@ -73,8 +75,13 @@ def create_or_upgrade(folder: Path) -> None:
 def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
     """A connection to an existing table's file. Any thread may use it, one at a time."""
     connection = _open(folder, "rw")
-    if not write:
-        connection.execute("PRAGMA query_only=ON")
+    try:
+        _set_up(connection)
+        if not write:
+            connection.execute("PRAGMA query_only=ON")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -85,19 +92,17 @@ def file_bytes(folder: Path) -> int:
 
 def _open(folder: Path, mode: str) -> sqlite3.Connection:
     uri = f"{(folder / FILE).absolute().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         uri, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
-    try:
-        connection.execute(f"PRAGMA page_size={_PAGE}")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}")
-        connection.execute("PRAGMA trusted_schema=OFF")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA page_size={_PAGE}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}")
+    connection.execute("PRAGMA trusted_schema=OFF")
 
 
 def _layout(connection: sqlite3.Connection, folder: Path) -> int:

@@ -62,7 +62,9 @@ def _readable(path: Path) -> Iterator[None]:
     """Arrow's complaints about a file as ``Corrupt``."""
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the disk's complaint, not Arrow's
+            raise
         raise Corrupt(f"{path}: {str(error).splitlines()[0]}") from error
 
 

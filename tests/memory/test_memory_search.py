@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from conftest import HashEmbedder
     from numpy.typing import NDArray
 
-CONTRACT = (
-    "id, created_at, modality, text, namespace, source, tags, metadata, "
-    "score, similarity, association, text_score, recency, node"
-).split(", ")
+CONTRACT = ["id", "created_at", "modality", "text", "namespace", "source", "tags", "metadata"]
+CONTRACT += ["score", "similarity", "association", "text_score", "recency", "node"]
 
 
 def exact(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -196,10 +194,10 @@ def test_a_query_of_another_space_is_refused(model_store: MemoryStore, embedder:
     model_store.add(text="x")
     query = embedder.encode(["x"])[0]
     assert model_store.search(vector=query, space="test-space").num_rows == 1
-    with pytest.raises(SpaceMismatch, match="'other'.*'test-space'"):
+    with pytest.raises(SpaceMismatch, match=r"'other'.*'test-space'"):
         model_store.search(vector=query, space="other")
     embedder.space = "newer"
-    with pytest.raises(SpaceMismatch, match="'test-space' .*'newer'"):
+    with pytest.raises(SpaceMismatch, match=r"'test-space' .*'newer'"):
         model_store.search(text="x")
 
 

@@ -292,9 +292,9 @@ def test_the_first_vectors_bind_dimension_and_space(store: MemoryStore) -> None:
     rows = pa.table({"embedding": [[1.0, 2.0]]})
     store.add_table(rows, space="alpha")
     assert store.schema().metadata[SPACE_KEY] == b"alpha"
-    with pytest.raises(SpaceMismatch, match="'beta'.*'alpha'"):
+    with pytest.raises(SpaceMismatch, match=r"'beta'.*'alpha'"):
         store.add_table(rows.replace_schema_metadata({SPACE_KEY: b"beta"}))
-    with pytest.raises(BadRequest, match="column embedding, row 1: 3 values.*dimension is 2"):
+    with pytest.raises(BadRequest, match=r"column embedding, row 1: 3 values.*dimension is 2"):
         store.add_table(pa.table({"text": ["a", "b"], "embedding": [None, [1.0, 2.0, 3.0]]}))
     assert store.add_table(rows) == 1  # undeclared: taken at its owner's word
     assert store.stats().rows == 2
@@ -346,7 +346,7 @@ def test_vectors_of_another_model_are_never_mixed_in(store: MemoryStore, embedde
     store.embedder = embedder
     store.add(text="y")
     assert store.stats().embedded == 1
-    with pytest.raises(SpaceMismatch, match="None.*'test-space'"):
+    with pytest.raises(SpaceMismatch, match=r"None.*'test-space'"):
         store.search(text="y")
     with pytest.raises(BadRequest, match="no model of the space"):
         store.embed_missing()
