@@ -49,7 +49,7 @@ coverage: setup  ## branch coverage, with a threshold per room
 	@$(BIN)/coverage json --quiet -o .cache/coverage.json
 	@$(BIN)/python scripts/check_coverage.py .cache/coverage.json
 
-bench: $(STAMPS)/project  ## all benchmarks; ARGS="name ..." for some; results in docs/results
+bench: setup  ## all benchmarks; ARGS="name ..." for some; results in docs/results
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 setup: $(STAMPS)/dev $(MODEL)/model.safetensors  ## environment, development tools and the model that tests use
