@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from aios_node.engine.errors import BadWeights, Corrupt
+from aios_node.engine.errors import BadWeights, Corrupt, TooLarge
 
 Activation = Literal["gelu", "gelu_new", "relu", "silu"]
 Pooling = Literal["mean", "cls"]
 
 _LARGEST = 2**31 - 1
+
+MAX_BYTES = 2**20
+"""The largest ``config.json`` that is parsed; real ones have about 1 KB."""
 
 MAX_LAYERS = 1024
 """Bounds what a hostile config.json can make us enumerate before the first missing tensor is noticed."""
@@ -41,10 +44,12 @@ class EncoderConfig:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> EncoderConfig:
-        """Read ``config.json``. Raises Corrupt for no JSON object, BadWeights for an unusable network."""
+        """Read ``config.json``. Raises Corrupt or TooLarge for no JSON object, BadWeights for an unusable network."""
+        if len(data) > MAX_BYTES:
+            raise TooLarge(f"config.json has {len(data)} bytes: {MAX_BYTES} are allowed")
         try:
             raw = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Corrupt(f"config.json is not valid JSON: {error}") from error
         if not isinstance(raw, dict) or not isinstance(raw.get("aios", {}), dict):
             raise Corrupt("config.json must be a JSON object, its key 'aios' one as well")

@@ -13,12 +13,11 @@ from types import TracebackType
 from typing import Protocol
 
 from aios_node.engine.errors import Busy, TooLarge, Unavailable
-from aios_node.engine.runtime.turns import Encodes, Queue, Request, Vectors
+from aios_node.engine.runtime.turns import Encoded, Encodes, Queue, Request
 from aios_node.engine.tokenizer import checked_texts
 
-TURN_COST = 16_384
-"""Characters per turn (see turns.cost_of): about 4,000 tokens, a third of a second on two cores. Short
-turns let small requests in between the parts of a large one."""
+MAX_TEXTS = 65_536
+"""Texts that may wait at once, in all requests together."""
 
 
 class HasSnapshot(Protocol):
@@ -33,20 +32,17 @@ class HasSnapshot(Protocol):
 class DeviceExecutor:
     """Encodes for any number of threads and engines, in one thread of its own.
 
-    ``max_texts`` and ``max_requests`` bound what may wait at once.
+    ``max_batch``: texts computed together in one turn, fewer when they are long; short turns let small
+    requests in between the parts of a large one. ``max_queue``: requests that may wait, and ``max_texts``
+    the texts in them.
     """
 
     def __init__(
-        self,
-        *,
-        max_texts: int = 16_384,
-        max_requests: int = 1024,
-        turn_cost: int = TURN_COST,
-        name: str = "aios-device",
+        self, *, max_batch: int = 64, max_queue: int = 1024, max_texts: int = MAX_TEXTS, name: str = "aios-device"
     ) -> None:
         self._max_texts = max_texts
-        self._max_requests = max_requests
-        self._queue = Queue(turn_cost)
+        self._max_queue = max_queue
+        self._queue = Queue(max_batch)
         self._changed = threading.Condition()
         self._closing = False
         self._drain = True
@@ -59,8 +55,8 @@ class DeviceExecutor:
         with self._changed:
             return self._queue.texts
 
-    def submit_encode(self, engine: HasSnapshot, texts: Sequence[str]) -> Future[Vectors]:
-        """Ask for one vector per text; the future gives float32 [n, d].
+    def submit_encode(self, engine: HasSnapshot, texts: Sequence[str]) -> Future[Encoded]:
+        """Ask for one vector per text; the future gives float32 [n, d] and the version's id.
 
         The version is fixed now: a swap between this call and the result does not touch it. Raises at
         once: BadRequest for anything but strings, TooLarge for more texts than may ever wait, Busy when
@@ -70,7 +66,7 @@ class DeviceExecutor:
         if len(request.texts) > self._max_texts:
             raise TooLarge(f"{len(request.texts)} texts in one request: send at most {self._max_texts} at a time")
         if not request.texts:
-            request.future.set_result(request.snapshot.encode([]))
+            request.future.set_result((request.snapshot.encode([]), request.snapshot.version))
             return request.future
         with self._changed:
             self._admit(request)
@@ -102,7 +98,7 @@ class DeviceExecutor:
     def _admit(self, request: Request) -> None:
         if self._closing:
             raise Unavailable("this node is shutting down: ask another one")
-        if len(self._queue) >= self._max_requests or self._queue.texts + len(request.texts) > self._max_texts:
+        if len(self._queue) >= self._max_queue or self._queue.texts + len(request.texts) > self._max_texts:
             raise Busy(f"{self._queue.texts} texts are waiting to be encoded: try again later", retry_after_s=1.0)
         self._queue.add(request)
 

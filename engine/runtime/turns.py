@@ -15,10 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
+Encoded = tuple[Vectors, str]
+"""Vectors float32 [n, d], and the id of the version that made them."""
 
 
 class Encodes(Protocol):
     """What is needed of a snapshot."""
+
+    @property
+    def version(self) -> str:
+        """Id of the version."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """One vector per text, float32 [n, d]."""
@@ -27,6 +34,8 @@ class Encodes(Protocol):
 
 TEXT_COST = 64
 LONGEST_COST = 2048
+AVERAGE_COST = 256
+"""What a text of an ordinary length may cost; a turn's budget counts in these."""
 
 
 def cost_of(text: str) -> int:
@@ -40,7 +49,7 @@ class Request:
 
     snapshot: Encodes
     texts: Sequence[str]
-    future: Future[Vectors] = field(default_factory=Future)
+    future: Future[Encoded] = field(default_factory=Future)
     parts: list[Vectors] = field(default_factory=list)
     done: int = 0
 
@@ -49,21 +58,22 @@ class Request:
         """Number of texts that have no vector yet."""
         return len(self.texts) - self.done
 
-    def take(self, budget: int) -> list[str]:
-        """The next texts whose costs fit the budget, at least one."""
-        spent = 0
-        for end in range(self.done, len(self.texts)):
-            spent += cost_of(self.texts[end])
-            if spent > budget and end > self.done:
-                return list(self.texts[self.done : end])
-        return list(self.texts[self.done :])
+    def take(self, count: int, cost: int) -> Sequence[str]:
+        """The next texts: at most ``count``, at most ``cost`` together, but always one."""
+        end = self.done
+        for end in range(self.done, min(len(self.texts), self.done + count)):
+            cost -= cost_of(self.texts[end])
+            if cost < 0 and end > self.done:
+                return self.texts[self.done : end]
+        return self.texts[self.done : end + 1]
 
     def give(self, vectors: Vectors) -> None:
         """Add the vectors of the texts taken last; the future is set when they were the last."""
         self.parts.append(vectors)
         self.done += len(vectors)
         if not self.waiting:
-            self.future.set_result(self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts))
+            vectors = self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
+            self.future.set_result((vectors, self.snapshot.version))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +81,7 @@ class Turn:
     """Texts of one or several requests for the same snapshot, encoded in one go."""
 
     snapshot: Encodes
-    shares: tuple[tuple[Request, list[str]], ...]
+    shares: tuple[tuple[Request, Sequence[str]], ...]
 
     def run(self) -> None:
         """Encode, and give every request its rows. An error becomes the result of all of them."""
@@ -93,8 +103,8 @@ class Queue:
     At most one turn is out at a time; its requests are not in the queue until it comes back.
     """
 
-    def __init__(self, turn_cost: int) -> None:
-        self._turn_cost = turn_cost
+    def __init__(self, turn_texts: int) -> None:
+        self._turn_texts = turn_texts
         self._requests: deque[Request] = deque()
         self._out: Turn | None = None
 
@@ -112,10 +122,10 @@ class Queue:
         self._requests.append(request)
 
     def take_turn(self) -> Turn | None:
-        """The next turn: the snapshot that waited longest, its requests with equal shares of the cost.
+        """The next turn: the snapshot that waited longest, its requests with equal shares.
 
-        Requests take in order until the cost of a turn is reached, so a crowd waits for the turn after.
-        None when nothing waits. Requests that were cancelled before their first turn drop out.
+        Requests take in order until the turn is full, so a crowd waits for the turn after. None when
+        nothing waits. Requests that were cancelled before their first turn drop out.
         """
         waiting = deque(request for request in self._requests if _starts(request))
         if waiting:
@@ -139,12 +149,15 @@ class Queue:
 
     def _turn_for(self, snapshot: Encodes, waiting: Iterable[Request]) -> Turn:
         candidates = [request for request in waiting if request.snapshot is snapshot]
-        left, shares = self._turn_cost, []
+        texts, cost = self._turn_texts, self._turn_texts * AVERAGE_COST
+        count_share, cost_share = max(1, texts // len(candidates)), cost // len(candidates)
+        shares: list[tuple[Request, Sequence[str]]] = []
         for request in candidates:
-            texts = request.take(self._turn_cost // len(candidates))
-            shares.append((request, texts))
-            left -= sum(map(cost_of, texts))
-            if left <= 0:
+            taken = request.take(count_share, cost_share)
+            shares.append((request, taken))
+            texts -= len(taken)
+            cost -= sum(map(cost_of, taken))
+            if texts <= 0 or cost <= 0:
                 break
         return Turn(snapshot, tuple(shares))
 
