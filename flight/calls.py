@@ -106,15 +106,15 @@ class CallRegistry:
             self._running.add(call)
 
     def ended(self, call: Call, record: CallRecord) -> None:
-        """Count a call out and report it."""
+        """Report a call and count it out."""
+        try:
+            if self._observe is not None:
+                self._observe(record)
+        except Exception:
+            log.exception("the observer of finished calls failed")
         with self._lock:
             self._running.discard(call)
             self._lock.notify_all()
-        if self._observe is not None:
-            try:
-                self._observe(record)
-            except Exception:
-                log.exception("the observer of finished calls failed")
 
     def running(self) -> list[Call]:
         """The calls that run now."""

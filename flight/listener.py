@@ -120,6 +120,10 @@ class FlightListener:
         """Calls that run now."""
         return len(self._registry.running())
 
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait until no call runs; False when some still do after ``timeout`` seconds."""
+        return self._registry.wait_idle(timeout)
+
     def _location(self, port: int) -> str:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'grpc' if self._tls is None else 'grpc+tls'}://{host}:{port}"

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as fl
 
-from aios_node.engine.errors import BadRequest
+from aios_node.engine.errors import BadRequest, TransferAborted
 from aios_node.flight.batches import read_batches, read_schema
 from aios_node.flight.calls import Call
 from aios_node.flight.limits import Limits, require_size
@@ -16,9 +16,10 @@ from aios_node.memory import rows
 from aios_node.memory.schema import Limits as RowLimits
 
 
-def read_rows(reader: Any, call: Call, limits: Limits) -> Any:
+def read_rows(context: Any, reader: Any, call: Call, limits: Limits) -> Any:
     """All rows of a put as one Table, not empty.
 
+    A killed client looks like an ordinary end, except that its call counts as cancelled: ``TransferAborted``.
     Raises ``BadRequest`` for columns that no table has or types that do not fit, before any row is read,
     and ``TooLarge`` as soon as rows or bytes exceed the limits.
     """
@@ -31,6 +32,8 @@ def read_rows(reader: Any, call: Call, limits: Limits) -> Any:
         require_size(count, limits.put_rows, "this put (rows)")
         require_size(size, limits.put_bytes, "this put (bytes)")
         batches.append(batch)
+    if context.is_cancelled():
+        raise TransferAborted("the client vanished in the middle of its put; nothing was written")
     if not count:
         raise BadRequest("this put holds no rows")
     return pa.Table.from_batches(batches, schema)

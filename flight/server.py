@@ -164,7 +164,7 @@ class FlightService(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow is un
         if not isinstance(target, MemoryTarget):
             raise BadRequest("rows can be put to memory/<table> only")
         self._check(call, "write", _resource(target))
-        rows = puts.read_rows(reader, call, self._limits)
+        rows = puts.read_rows(context, reader, call, self._limits)
         result = self._ports.memory.put(target.table, rows, _principal(call))
         puts.answer(writer, call, {"rows": result.rows, "version": result.version})
 

@@ -33,8 +33,10 @@ def sync(
     try:
         port.exchange(principal, transport)
     finally:
-        transport.close()
-        transport.drain()
+        try:
+            transport.close()
+        finally:
+            transport.drain()  # whatever happens: the reading thread must not outlive this call
 
 
 class _ServerPipe:
@@ -60,10 +62,10 @@ class _ServerPipe:
 
     def write(self, meta: bytes, data: bytes | memoryview | None) -> None:
         with self._call.waiting():
-            if not self._begun:
-                self._writer.begin(SYNC_SCHEMA)
-                self._begun = True
             try:
+                if not self._begun:
+                    self._writer.begin(SYNC_SCHEMA)
+                    self._begun = True
                 if data is None:
                     self._writer.write_metadata(meta)
                 else:

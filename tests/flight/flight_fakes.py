@@ -23,6 +23,7 @@ from aios_node.engine.errors import (
     UnknownVersion,
     choices,
 )
+from aios_node.engine.weights.manifest import tensor_hash
 from aios_node.engine.weights.parquet import write_shard
 from aios_node.flight.actions import STANDARD
 from aios_node.flight.auth import anyone
@@ -123,11 +124,11 @@ class FakeWeights:
             with self.lock:
                 self.leases -= 1
 
-    def add(self, folder: Path, model: str, tensors: Mapping[str, np.ndarray], *, per_shard: int = 2) -> ModelVersion:
+    def add(self, folder: Path, model: str, tensors: Mapping[str, Any], *, per_shard: int = 2) -> ModelVersion:
         """Write the tensors as Parquet V2 shards and make them the active version."""
         folder.mkdir(parents=True, exist_ok=True)
         names = sorted(tensors)
-        version = hashlib.sha256(b"".join(tensors[n].tobytes() for n in names)).hexdigest()
+        version = hashlib.sha256(b"".join(tensor_hash(tensors[n]).encode() for n in names)).hexdigest()
         shards = []
         for start in range(0, len(names), per_shard):
             part = {name: tensors[name] for name in names[start : start + per_shard]}
