@@ -77,7 +77,8 @@ def squared_errors(block: Floats, codes: Floats, fit: Fit) -> NDArray[np.float64
     """Sum of squared differences between values and what their codes mean: float64 [groups]."""
     # In place and in the order of QuantizedTensor.dequantize.
     errors = codes - fit.zero_points
-    errors *= fit.scales
+    with np.errstate(over="ignore"):  # infinite error: a range that cannot be used
+        errors *= fit.scales
     errors -= block
     wide = errors.astype(np.float64)
     wide *= wide
@@ -100,21 +101,23 @@ def ordered_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _symmetric(low: NDArray[np.float64], high: NDArray[np.float64], shrink: float, levels: Levels) -> Fit:
-    scales = _scales(np.maximum(-low, high) * shrink, levels.reach)
+    scales = _scales(np.maximum(-low, high) * shrink / levels.reach)
     return Fit(scales, np.full_like(scales, levels.zero))
 
 
 def _asymmetric(low: NDArray[np.float64], high: NDArray[np.float64], shrink: float, levels: Levels) -> Fit:
     """The range shrinks towards its middle; the zero point is what maps its lower end to the lowest code."""
     middle, half = low / 2 + high / 2, (high / 2 - low / 2) * shrink
-    scales = _scales(2 * half, levels.high - levels.low)
+    # Below the resolution of float32 at this magnitude, a scale means nothing and the zero point overflows.
+    least = np.maximum(-low, high) * 2.0**-24
+    scales = _scales(np.maximum(2 * half / (levels.high - levels.low), least))
     zero_points = levels.low - (middle - half) / scales
     return Fit(scales, zero_points.astype(np.float32))
 
 
-def _scales(span: NDArray[np.float64], steps: float) -> Floats:
-    """Normal float32 numbers: subnormal ones differ between machines that flush them to zero."""
-    scales: Floats = np.maximum(span / steps, _SMALLEST).astype(np.float32)
+def _scales(wanted: NDArray[np.float64]) -> Floats:
+    """As normal float32 numbers: subnormal ones differ between machines that flush them to zero."""
+    scales: Floats = np.maximum(wanted, _SMALLEST).astype(np.float32)
     return scales
 
 
