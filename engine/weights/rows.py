@@ -104,8 +104,8 @@ def _check_chunk(footer: Footer, number: int, name: str, chunk: Chunk) -> None:
 def _headers(footer: Footer) -> tuple[dict[str, RowHeader], dict[str, tuple[int, int]]]:
     headers: list[RowHeader] = []
     places: dict[str, tuple[int, int]] = {}
-    for number in range(len(footer.chunks)):
-        for row, values in enumerate(_small_rows(footer, number)):
+    for number, chunks in enumerate(footer.chunks):
+        for row, values in enumerate(_small_rows(footer, number) if chunks else ()):
             headers.append(RowHeader.parse(values))
             places[headers[-1].name] = (number, row)
     return unique(headers), places

@@ -99,12 +99,17 @@ class Footer:
 
     def _row_groups(self) -> int:
         count: int = self.metadata.num_row_groups
-        if not 0 <= self.metadata.num_rows <= MAX_TENSORS or count > MAX_TENSORS:
-            raise TooLarge(f"{self.metadata.num_rows} rows in {count} row groups; at most {MAX_TENSORS} are read")
+        rows = self.metadata.num_rows if count > MAX_TENSORS else sum(self.rows(number) for number in range(count))
+        if max(rows, count) > MAX_TENSORS:
+            raise TooLarge(f"{rows} rows in {count} row groups; at most {MAX_TENSORS} are read")
         return count
 
     def _row_group(self, number: int) -> dict[str, Chunk]:
         group = self.metadata.row_group(number)
+        if group.num_rows < 0:
+            raise Corrupt(f"row group {number} claims {group.num_rows} rows")
+        if not group.num_rows:
+            return {}
         return {name: self._chunk(group.column(leaf)) for name, leaf in self._leaves.items()}
 
     def _chunk(self, column: Any) -> Chunk:

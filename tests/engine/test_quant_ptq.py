@@ -18,6 +18,7 @@ from aios_node.engine.quant.blocks import Grouping, QuantizedTensor, Tensor, by_
 from aios_node.engine.quant.fit import ROUNDING, ordered_sum
 from aios_node.engine.quant.ptq import ArrowQuantizer, quantize_tensor
 from aios_node.engine.quant.recipe import Override, QuantizationConfig, Settings, presets
+from aios_node.engine.quant.validate import PrecisionValidator
 
 SETTINGS = st.builds(
     Settings,
@@ -237,16 +238,6 @@ def test_a_frozen_scale_may_be_far_too_small() -> None:
 
 
 def test_quantising_minilm_keeps_its_weights(minilm_weights: Mapping[str, Tensor]) -> None:
-    from aios_node.engine.quant.validate import PrecisionValidator
-
     for name, least in (("int8", 0.9999), ("int4", 0.998), ("int2", 0.96)):
         result = ArrowQuantizer(presets()[name]).quantize(minilm_weights)
         assert PrecisionValidator().compare(minilm_weights, result).cosine > least
-
-
-@pytest.fixture(scope="module")
-def minilm_weights(minilm_folder: Any) -> Mapping[str, Tensor]:
-    from aios_node.engine.weights.convert.safetensors import SafetensorsFile
-    from aios_node.engine.weights.loader import LazyWeightDict
-
-    return LazyWeightDict([SafetensorsFile.open(minilm_folder / "model.safetensors")])
