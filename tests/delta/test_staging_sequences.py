@@ -19,6 +19,7 @@ from aios_node.delta.staging import Staging
 from aios_node.delta.transfer import Transfer
 from aios_node.engine.errors import Busy, HashMismatch, ProtocolError
 
+MEMORY = Path("/dev/shm")  # thousands of syncs: what is durable is tested elsewhere
 CHUNKS = 6
 SIZE = CHUNKS * MIN_CHUNK - 1000
 KEYS = [TransferKey("m", f"{number:064x}") for number in range(3)]
@@ -51,7 +52,7 @@ class Model:
 class StagingMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
-        self.path = Path(tempfile.mkdtemp())
+        self.path = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
         self.staging = Staging(self.path / "s")
         self.models: dict[TransferKey, Model] = {}
 

@@ -20,7 +20,7 @@ import pytest
 from aios_node.memory import MemoryStore
 
 CHILD = Path(__file__).parent / "memory_crash_child.py"
-MANY = 80
+MANY = 200
 
 State = dict[str, str | None]
 
@@ -183,16 +183,18 @@ from aios_node.engine.errors import ResourceError
 from aios_node.memory import MemoryStore
 
 store = MemoryStore.open(sys.argv[1])
-store.add(id="first", text="memory 0")
+store.add(id="first", text="memory 0", embedding=[1.0, 2.0])
 before = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
 done = ["first"]
 try:
     while True:
-        done.append(store.add(text="x" * 50_000))
+        done.append(store.add(text="x" * 50_000, embedding=[1.0, len(done)]))
 except ResourceError as error:
     refused = error.code
 readable = store.stats().rows
+found = store.search(vector=[1.0, 1.0], k=10_000).column("id").to_pylist()
+assert sorted(found) == sorted(done), "what was refused is found"
 resource.setrlimit(resource.RLIMIT_FSIZE, before)
 print(json.dumps([done, refused, readable]))
 """

@@ -19,6 +19,8 @@ import pytest
 from aios_node.delta.disk import Step
 
 CHANGES = 14
+MANY = 60
+ROUND = 6  # changes that one child attempts before it is replaced, if it was not killed
 STORE_STEPS = list(Step)[: list(Step).index(Step.CREATE_TRANSFER)]
 STAGING_STEPS = list(Step)[len(STORE_STEPS) :]
 
@@ -44,22 +46,30 @@ class Crasher:
             lines.append(line)
         raise AssertionError("the crash server itself ended")
 
-    def twin(self, store: Path, seed: int) -> list[dict[str, Any]]:
-        """States 0 to CHANGES of a store that never crashes."""
-        lines, status = self.ask("work", store, seed=seed, first=0, last=CHANGES)
+    def twin(self, store: Path, seed: int, changes: int) -> list[dict[str, Any]]:
+        """Every state from the empty store on, of one that never crashes."""
+        lines, status = self.ask("work", store, seed=seed, first=0, last=changes)
         assert status == 0
         return [{}, *(line["state"] for line in lines)]
 
     def crash(self, store: Path, states: list[dict[str, Any]], done: int, **how: Any) -> tuple[int, bool]:
-        """Work from change ``done`` until killed or finished; returns how far the store is, and if it was killed."""
-        lines, status = self.ask("work", store, first=done, last=CHANGES, **how)
+        """Go on from change ``done`` until killed or replaced; returns how far the store is, and if it was killed."""
+        last = min(done + ROUND, len(states) - 1)
+        lines, status = self.ask("work", store, first=done, last=last, **how)
         assert status in {0, -9}
         acknowledged = done + len(lines)
-        (found,), status = self.ask("look", store)
-        assert status == 0
+        (found,), status_of_look = self.ask("look", store)
+        assert status_of_look == 0
         possible = states[acknowledged : acknowledged + 2]
         assert found["state"] in possible
-        return acknowledged + possible.index(found["state"]), status == -9 or len(lines) < CHANGES - done
+        return acknowledged + possible.index(found["state"]), status == -9
+
+    def finish(self, store: Path, states: list[dict[str, Any]], done: int, seed: int) -> None:
+        """Whatever happened before, the rest goes through and ends where the twin ended."""
+        lines, status = self.ask("work", store, seed=seed, first=done, last=len(states) - 1)
+        assert status == 0
+        assert (lines[-1]["state"] if lines else states[done]) == states[-1]
+        self.ask("look", store)
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +83,14 @@ def crasher() -> Iterator[Crasher]:
         process.stdin.close()
 
 
-def finish(crasher: Crasher, store: Path, states: list[dict[str, Any]], done: int, seed: int) -> None:
-    """Whatever happened before, the rest goes through and ends where the twin ended."""
-    lines, status = crasher.ask("work", store, seed=seed, first=done, last=CHANGES)
-    assert status == 0
-    final = lines[-1]["state"] if lines else states[done]
-    assert final == states[-1]
-    crasher.ask("look", store)
-
-
 @pytest.mark.parametrize("step", STORE_STEPS, ids=lambda step: step.name)
 def test_killed_at_a_step_the_store_goes_on(crasher: Crasher, tmp_path: Path, step: Step) -> None:
-    seed = 5
-    states = crasher.twin(tmp_path / "twin", seed)
-    done, killed = crasher.crash(tmp_path / "s", states, 0, seed=seed, step=step.name, nth=1)
-    assert killed
-    finish(crasher, tmp_path / "s", states, done, seed)
+    seed, done, killed = 5, 0, False
+    states = crasher.twin(tmp_path / "twin", seed, CHANGES)
+    while not killed:
+        assert done < CHANGES
+        done, killed = crasher.crash(tmp_path / "s", states, done, seed=seed, step=step.name, nth=1)
+    crasher.finish(tmp_path / "s", states, done, seed)
 
 
 @pytest.mark.parametrize("step", STAGING_STEPS, ids=lambda step: step.name)
@@ -120,27 +122,29 @@ def expand(ranges: list[list[int]]) -> set[int]:
 @pytest.mark.parametrize("seed", range(12))
 def test_killed_again_and_again_at_steps(crasher: Crasher, tmp_path: Path, seed: int) -> None:
     choice = random.Random(seed)
-    states = crasher.twin(tmp_path / "twin", seed)
+    states = crasher.twin(tmp_path / "twin", seed, MANY)
     done = kills = 0
-    while done < CHANGES and kills < 40:
-        step = choice.choice(STORE_STEPS)
-        done, killed = crasher.crash(
-            tmp_path / "s", states, done, seed=seed, step=step.name, nth=choice.choice([1, 1, 1, 2, 3])
-        )
+    while done < MANY:
+        step, nth = choice.choice(STORE_STEPS), choice.choice([1, 1, 2, 3])
+        done, killed = crasher.crash(tmp_path / "s", states, done, seed=seed, step=step.name, nth=nth)
         kills += killed
-    assert kills > 3
-    finish(crasher, tmp_path / "s", states, done, seed)
+    assert kills >= 6
+    crasher.finish(tmp_path / "s", states, done, seed)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(100, 112))
 def test_killed_again_and_again_at_any_moment(crasher: Crasher, tmp_path: Path, seed: int) -> None:
     choice = random.Random(seed)
-    states = crasher.twin(tmp_path / "twin", seed)
-    done = 0
-    for _ in range(25):
-        done, _ = crasher.crash(tmp_path / "s", states, done, seed=seed, kill_after=1, moment=choice.randrange(600_000))
-    finish(crasher, tmp_path / "s", states, done, seed)
+    states = crasher.twin(tmp_path / "twin", seed, MANY)
+    done = kills = 0
+    while done < MANY:
+        moment = choice.randrange(1_000_000)
+        lines = choice.randrange(1, 4)
+        done, killed = crasher.crash(tmp_path / "s", states, done, seed=seed, kill_after=lines, moment=moment)
+        kills += killed
+    assert kills >= 6
+    crasher.finish(tmp_path / "s", states, done, seed)
 
 
 @pytest.mark.faults
