@@ -234,7 +234,7 @@ class MemoryStore:
     ) -> pa.RecordBatchReader:
         """All rows (that match), oldest first, in batches of about 1 MiB: one snapshot, taken when reading begins.
 
-        Close the reader or read it to its end: until then the log keeps what the snapshot needs.
+        Read it to its end or let go of it: until then the log keeps what the snapshot needs.
         """
         where = Predicate() if filter is None else compile_filter(filter)
         if batch_rows < 1:
@@ -266,8 +266,7 @@ class MemoryStore:
 
     def export(self, table: str, path: str | PathLike[str], format: str | None = None) -> int:  # noqa: A002
         """Write all rows to a Parquet, Arrow IPC or JSONL file (by suffix, or ``format``); returns how many."""
-        with self.scan(table) as reader:
-            return transfer.write(reader, Path(path), format)
+        return transfer.write(self.scan(table), Path(path), format)
 
     def import_file(self, path: str | PathLike[str], table: str = "default", format: str | None = None) -> int:  # noqa: A002
         """Add the rows of a Parquet, Arrow IPC or JSONL file; returns how many.

@@ -128,7 +128,7 @@ def _is_vector_type(kind: pa.DataType) -> bool:
 
 def _one_length(lists: pa.ChunkedArray, rows: NDArray[np.int64], name: str, limit: int) -> int:
     """The length that all lists share."""
-    lengths = pc.list_value_length(lists).to_numpy()
+    lengths = pc.call_function("list_value_length", [lists]).to_numpy()
     first = int(lengths[0])
     if first > limit:
         raise TooLarge(f"column {name}, row {rows[0]}: {first} values, at most {limit} are allowed")
