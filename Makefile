@@ -41,7 +41,7 @@ lint: $(STAMPS)/dev  ## ruff, mypy, pyright, import-linter
 	@echo "ruff";    $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "mypy";    $(BIN)/mypy
 	@echo "pyright"; $(BIN)/pyright
-	@echo "layers";  $(BIN)/lint-imports
+	@echo "layers";  $(BIN)/lint-imports --no-cache
 
 coverage: setup  ## branch coverage, with a threshold per room
 	@rm -f .coverage .coverage.*
