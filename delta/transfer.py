@@ -20,7 +20,7 @@ from aios_node.delta.chunks import TransferKey, as_ranges, chunk_count, chunk_si
 from aios_node.delta.disk import Observer, Step, disk_errors, write_at, write_durably
 from aios_node.delta.journal import Journal, checksum, journal_bytes
 from aios_node.delta.names import check_version, short
-from aios_node.engine.errors import BadRequest, HashMismatch, ProtocolError
+from aios_node.engine.errors import BadRequest, HashMismatch, ProtocolError, TransferAborted
 
 FLUSH_BYTES = 1 << 20
 _DATA, _JOURNAL, _FACTS, _TOUCHED = "data", "journal", "transfer.json", "touched"
@@ -119,6 +119,7 @@ class Transfer:
             raise ProtocolError(f"chunk {index} has {len(data)} bytes instead of {length}")
         if index in self._durable or index in self._pending:
             return False
+        self._check_open()
         with disk_errors(self._folder, "stage a chunk"):
             self._observer(Step.WRITE_CHUNK)
             write_at(self._data, data, offset)
@@ -146,6 +147,7 @@ class Transfer:
         ProtocolError while chunks are missing; HashMismatch discards everything staged, so that the next
         attempt begins afresh and can succeed.
         """
+        self._check_open()
         self.flush()
         if not self.complete:
             raise ProtocolError(f"package committed with {self.chunks - len(self._durable)} chunks missing")
@@ -163,9 +165,10 @@ class Transfer:
         return path
 
     def discard(self) -> None:
-        """Close the transfer and forget all that was staged."""
-        self._close()
-        self._leave(self.key, discard=True)
+        """Close the transfer and forget all that was staged. Does nothing once it is closed."""
+        if not self._closed:
+            self._close()
+            self._leave(self.key, discard=True)
 
     def close(self) -> None:
         """Flush and close; what is staged waits for the next attempt. A second call does nothing."""
@@ -189,11 +192,15 @@ class Transfer:
         offset, length = chunk_span(self.bytes, index)
         return checksum(os.pread(self._data, length, offset)) == crc
 
+    def _check_open(self) -> None:
+        """A closed descriptor's number may belong to another file by now."""
+        if self._closed:
+            raise TransferAborted(f"the transfer of {self.key.model} {short(self.key.version)} was closed")
+
     def _close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            os.close(self._data)
-            self._journal.close()
+        self._closed = True
+        os.close(self._data)
+        self._journal.close()
 
 
 def create_transfer(folder: Path, staged: Staged) -> None:

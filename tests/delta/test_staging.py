@@ -24,6 +24,7 @@ from aios_node.engine.errors import (
     StorageError,
     StorageFull,
     TooLarge,
+    TransferAborted,
 )
 
 
@@ -313,6 +314,21 @@ def test_resume_without_knowing_the_package(tmp_path: Path) -> None:
     assert (again.bytes, again.sha256, again.missing()) == (info.bytes, info.sha256, ((2, again.chunks),))
     again.discard()
     assert staging.list() == ()
+
+
+def test_a_closed_transfer_takes_nothing_and_harms_no_other(tmp_path: Path) -> None:
+    data, info = package(100_000)
+    staging = Staging(tmp_path / "s")
+    old = staging.open(key(), info)
+    old.close()
+    with staging.open(key(), info) as new:
+        for attempt in (lambda: send(old, data, 0), old.assemble):
+            with pytest.raises(TransferAborted, match="closed"):
+                attempt()
+        old.discard()
+        old.close()
+        send(new, data)
+        assert new.assemble().read_bytes() == data
 
 
 @pytest.mark.parametrize("damage", ["facts", "no facts", "short data", "no data", "short journal", "base path"])
