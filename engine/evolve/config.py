@@ -41,6 +41,8 @@ class LoRAConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(self.targets))
+        _require("targets", self.targets, bool(self.targets), "at least one name")
         for name in _POSITIVE:
             _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
         for name in _NOT_NEGATIVE:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadConfig, BadRequest
 from aios_node.engine.nets.kernels import ACTIVATIONS
@@ -33,10 +35,10 @@ class LowRank:
         adapted = frozen(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
         return ACTIVATIONS[self.base.activation](adapted)
 
-    def change(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def change(self) -> NDArray[np.float64]:
         """What merging adds to the weight, float64 [out, in]."""
         up, down = (part.detach().cpu().double().numpy() for part in (self.up, self.down))
-        change: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = up @ down * self.scale
+        change: NDArray[np.float64] = up @ down * self.scale
         return change
 
 
@@ -70,16 +72,21 @@ class Adapters:
             raise BadConfig(f"no linear map from layer {self._first_layer} on is named {targets}: nothing to train")
         return [part for adapter in self._adapters.values() for part in (adapter.down, adapter.up)]
 
+    def check(self, weights: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Raise BadRequest if what would be merged into is quantised: codes cannot take small changes."""
+        for name in self._adapters:
+            _plain(f"{prefix}{name}.weight", weights)
+
     def merge(self, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """Weights with every adapter added to its own tensor; all other tensors are the same objects.
 
-        Sums are made in float64 and rounded once to the tensor's dtype. Raises BadRequest for quantised
-        tensors: adapt the model that they were made from, then quantise again.
+        Sums are made in float64 and rounded once to the tensor's dtype. Raises BadRequest as ``check`` does.
         """
         merged = dict(weights)
         for name, adapter in self._adapters.items():
             key = f"{prefix}{name}.weight"
-            merged[key] = _added(key, weights[key], adapter)
+            tensor = _plain(key, weights)
+            merged[key] = (tensor.astype(np.float64) + adapter.change()).astype(tensor.dtype)
         return merged
 
     def _new(self, linear: Linear) -> LowRank:
@@ -96,7 +103,8 @@ class Adapters:
         )
 
 
-def _added(name: str, tensor: Tensor, adapter: LowRank) -> Tensor:
+def _plain(name: str, weights: Mapping[str, Tensor]) -> NDArray[Any]:
+    tensor = weights[name]
     if isinstance(tensor, QuantizedTensor):
         raise BadRequest(f"tensor {name!r} is quantised: adapt the model it was made from, then quantise again")
-    return (tensor.astype(np.float64) + adapter.change()).astype(tensor.dtype)
+    return tensor

@@ -66,6 +66,9 @@ class LoRATrainer:
     fresh questions against the vectors that *all* training documents have now (what is stored stays
     findable); and an anchor, the cosine distance of fresh vectors from old ones. The same seed, pairs
     and machine (threads, torch) give the same weights to the bit, unless time ran out.
+
+    Raises BadWeights for weights that are not this network's, BadRequest for quantised ones, BadConfig
+    for settings that do not fit it.
     """
 
     def __init__(
@@ -84,6 +87,8 @@ class LoRATrainer:
         self._base = SentenceEncoder(Encoder.build(network, weights, device=device), tokenizer, device)
         self._adapters = _adapters(self._config)
         self._net = Encoder.build(network, weights, device=device, wrap=self._adapters.wrap)
+        self._prefix = prefix_of(weights)
+        self._adapters.check(weights, self._prefix)
 
     def train(self, pairs: Sequence[Pair], progress: ProgressCallback | None = None) -> TrainReport:
         """Run all steps. ``progress`` is called after each; what it raises ends the training.
@@ -110,7 +115,7 @@ class LoRATrainer:
 
     def merge(self) -> dict[str, Tensor]:
         """The weights with what was learned; tensors that were not adapted are the same objects."""
-        return self._adapters.merge(self._weights, prefix_of(self._weights))
+        return self._adapters.merge(self._weights, self._prefix)
 
     def _sample(self, pairs: Sequence[Pair]) -> list[Pair]:
         """No more pairs than the steps can show: nothing is embedded in vain."""

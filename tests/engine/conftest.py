@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from aios_node.engine.nets.config import EncoderConfig
@@ -16,6 +17,15 @@ from aios_node.engine.nets.encoder import tensor_shapes
 from aios_node.engine.weights.folder import write_folder
 
 AIOS = {"kind": "encoder", "pooling": "mean", "normalize": True, "max_tokens": 256, "embedding_space": "minilm"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_per_test_process() -> Iterator[None]:
+    """Test processes share the cores; torch's threads wait for each other actively and would fight for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
