@@ -106,12 +106,3 @@ def remove_folder(folder: Path) -> None:
     """Remove a folder and all in it; gone already is fine. Links are removed, never followed."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
-
-
-def clear_folder(folder: Path) -> None:
-    """Remove everything in a folder, but not the folder."""
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.is_symlink():
-            remove_folder(entry)
-        else:
-            entry.unlink(missing_ok=True)

@@ -331,7 +331,9 @@ def test_a_closed_transfer_takes_nothing_and_harms_no_other(tmp_path: Path) -> N
         assert new.assemble().read_bytes() == data
 
 
-@pytest.mark.parametrize("damage", ["facts", "no facts", "short data", "no data", "short journal", "base path"])
+@pytest.mark.parametrize(
+    "damage", ["facts", "format", "no facts", "short data", "no data", "short journal", "base path"]
+)
 def test_damaged_folders_are_removed_at_start(tmp_path: Path, damage: str) -> None:
     data, info = package(100_000)
     staging = Staging(tmp_path / "s")
@@ -341,6 +343,9 @@ def test_damaged_folders_are_removed_at_start(tmp_path: Path, damage: str) -> No
     match damage:
         case "facts":
             (folder / "transfer.json").write_bytes(b'{"format":1')
+        case "format":
+            text = (folder / "transfer.json").read_text()
+            (folder / "transfer.json").write_text(text.replace('"format": 1', '"format": 2'))
         case "no facts":
             (folder / "transfer.json").unlink()
         case "short data":
@@ -355,6 +360,32 @@ def test_damaged_folders_are_removed_at_start(tmp_path: Path, damage: str) -> No
     again = Staging(tmp_path / "s")
     assert again.list() == ()
     assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_losing_the_order_of_use_costs_nothing_else(tmp_path: Path) -> None:
+    data, info = package(100_000)
+    staging = Staging(tmp_path / "s")
+    for number in (1, 2):
+        with staging.open(key(number), info) as transfer:
+            send(transfer, data, 0)
+    for folder in (tmp_path / "s").iterdir():
+        (folder / "touched").write_bytes(b"\xff?")
+    again = Staging(tmp_path / "s")
+    assert [staged.touched for staged in again.list()] == [0, 0]
+    with again.open(key(1), info) as transfer:
+        assert transfer.durable == 1
+
+
+def test_a_transfer_whose_files_vanish_is_a_storage_error(tmp_path: Path) -> None:
+    _, info = package(100_000)
+    staging = Staging(tmp_path / "s")
+    staging.open(key(), info).close()
+    (folder,) = (tmp_path / "s").iterdir()
+    (folder / "journal").unlink()
+    with pytest.raises(StorageError, match="stage a transfer"):
+        staging.open(key(), info)
+    assert staging.discard(key()) is True
+    staging.open(key(), info).close()
 
 
 def test_only_its_own_entries_are_removed(tmp_path: Path) -> None:
