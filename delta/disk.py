@@ -70,6 +70,17 @@ def disk_errors(path: Path | str, doing: str) -> Iterator[None]:
         raise StorageError(f"cannot {doing} in {path} ({reason}): check the disk and its rights") from error
 
 
+def sync_files(folder: Path) -> None:
+    """Make every file in a folder durable, whoever wrote it, and the names in it."""
+    for path in sorted(folder.iterdir()):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    sync_folder(folder)
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Create or replace a file so that after any crash it is the old one or the new one, never half of it."""
     beside = path.with_name(path.name + ".new")

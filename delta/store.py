@@ -6,7 +6,7 @@
     STORE/work/          what is being built or taken apart; emptied at every start
     STORE/transfers/     packages on their way in (``staging``)
 
-A commit is: build in ``work``, sync, verify every hash, rename to ``versions/ID``, sync, one database
+A commit is: build in ``work``, verify every hash, sync, rename to ``versions/ID``, sync, one database
 transaction. A crash before the transaction leaves a folder that nobody was told of; the next start removes
 it. Weights may be shared: the same version in two models is stored once. The store does not know who may
 publish, what an envelope says, what time it is, or which version is better.
@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from aios_node.delta.catalog import Catalog
-from aios_node.delta.disk import Observer, Step, disk_errors, make_folder, remove_folder, unobserved
+from aios_node.delta.disk import Observer, Step, disk_errors, make_folder, remove_folder, sync_files, unobserved
 from aios_node.delta.events import Event, Subscribers
 from aios_node.delta.folderlock import FolderLock
 from aios_node.delta.folders import VersionFolders, freed_bytes
@@ -169,13 +169,14 @@ class VersionStore(Catalog):
         expected: str | None = None,
         activate: bool = False,
     ) -> str:
-        """Commit a version folder that was built in a ``workspace``: verify every hash, then as ``commit``."""
+        """Commit a version folder that was built in a ``workspace``: verify and sync all of it, then as ``commit``."""
         check_model(model)
         if not self._folders.is_workspace(folder):
             raise BadRequest(f"{folder} is not a workspace of this store")
         with disk_errors(folder, "verify a version"):
             self._observer(Step.VERIFY)
             facts = facts_of(verify_version(folder, expected), ancestors)
+            sync_files(folder)
         made = envelope(facts.id) if callable(envelope) else envelope
         self._register(model, facts, Member(facts.id, created_at, made), folder, activate=activate)
         return facts.id

@@ -158,6 +158,17 @@ def test_closing_flushes(tmp_path: Path) -> None:
         assert again.missing() == ((0, 2), (3, again.chunks))
 
 
+def test_a_chunk_is_marked_only_after_it_was_synced(tmp_path: Path) -> None:
+    steps: list[Step] = []
+    data, info = package(100_000)
+    transfer = Staging(tmp_path / "s", observer=steps.append).open(key(), info)
+    del steps[:]
+    send(transfer, data, 0, 1)
+    transfer.flush()
+    crash(transfer)
+    assert steps == [Step.WRITE_CHUNK, Step.WRITE_CHUNK, Step.SYNC_CHUNKS, Step.WRITE_JOURNAL, Step.SYNC_JOURNAL]
+
+
 def test_a_chunk_that_the_disk_lost_is_asked_for_again(tmp_path: Path) -> None:
     data, info = package(100_000)
     with Staging(tmp_path / "s").open(key(), info) as transfer:

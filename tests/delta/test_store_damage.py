@@ -80,6 +80,13 @@ def test_a_commit_that_fails_leaves_nothing_and_can_be_repeated(tmp_path: Path, 
         store.verify(second)
 
 
+def test_the_books_come_last(tmp_path: Path) -> None:
+    steps: list[Step] = []
+    with VersionStore.open(tmp_path / "s", observer=steps.append) as store:
+        put(store, 1)
+    assert steps == [Step.BUILD, Step.VERIFY, Step.RENAME, Step.SYNC_NAME, Step.REGISTER, Step.ACKNOWLEDGE]
+
+
 @pytest.mark.parametrize("fault", Fault)
 def test_an_activation_that_fails_changes_nothing(tmp_path: Path, fault: Fault) -> None:
     disk = FailingDisk()
