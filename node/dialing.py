@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 
-from aios_node.engine.errors import BadConfig
+from aios_node.engine.errors import BadConfig, Unauthorized
 from aios_node.flight.client import Client
 from aios_node.flight.peer_link import PeerLink
 from aios_node.flight.ports import SearchRequest
@@ -24,6 +25,7 @@ class Dialer:
         self._peers = peers
         self._idle_timeout_s = idle_timeout_s
         self._tls = tls
+        self.on_new_certificate: Callable[[], None] = lambda: None
 
     def link(self, peer: Peer) -> PeerLink:
         """A sync stream. Raises AiosError, at the latest when it is first used."""
@@ -48,7 +50,10 @@ class Dialer:
     def _introduce(self, peer: Peer, certificates: dict[str, bytes]) -> None:
         """Learn a peer's name and, on a plain network, its id."""
         with self._client(peer, certificates, STATUS_TIMEOUT_S) as client:
-            status = client.status()
+            try:
+                status = client.status()
+            except Unauthorized:
+                return  # a peer that keeps its name to itself can be synced with all the same
         node_id = peer.node_id or (str(status["node_id"]) if "node_id" in status else None)
         self._peers.note(peer.uri, name=str(status.get("node", ""))[:64] or None, node_id=node_id)
 
@@ -62,9 +67,17 @@ class Dialer:
             return {}
         if not self._tls:
             raise BadConfig(f"{peer.uri} speaks TLS, but this node has security.tls off: it could not be met back")
-        pinned = None if peer.state == "down" else self._peers.certificate(peer)
         return {
-            "ca": pinned or self._peers.fetch_certificate(peer),
+            "ca": self._certificate(peer),
             "cert": self._identity.certificate,
             "key": self._identity.tls_key,
         }
+
+    def _certificate(self, peer: Peer) -> bytes:
+        pinned = self._peers.certificate(peer)
+        if pinned is not None and peer.state != "down":
+            return pinned
+        fetched = self._peers.fetch_certificate(peer)
+        if fetched != pinned:
+            self.on_new_certificate()  # from now on the peer is let in as well
+        return fetched

@@ -151,6 +151,7 @@ class Service:
         core = self._core
         core.models.on_swap = self._swapped
         core.peers_changed = self._peers_changed
+        core.dialer.on_new_certificate = self._trust_new_peers
         deriver = Deriver(core)
         self._closing.callback(deriver.close, core.config.node.grace_s)
         self._closing.callback(core.store.subscribe(self._changed))
@@ -159,9 +160,12 @@ class Service:
         if core.config.models.preload:
             threading.Thread(target=self._preload, name="preload", daemon=True).start()
 
-    def _peers_changed(self) -> None:
+    def _trust_new_peers(self) -> None:
         if self._listeners is not None:
             self._listeners.trust_new_peers()
+
+    def _peers_changed(self) -> None:
+        self._trust_new_peers()
         if self._core.config.sync.enabled:
             self._core.sync.peers_changed()
 

@@ -60,7 +60,7 @@ class SecuritySection(Section):
     tls: Literal["auto", "on", "off"] = Field("auto", description="auto: plain on loopback, TLS on any other address")
     insecure: bool = Field(False, description="allow plain and open service on an address that is not loopback")
     peer_rights: tuple[GrantText, ...] = Field(
-        ("weights/*:read", "weights/*:write", "memory/*:read", "encode/*:read"),
+        ("weights/*:read", "weights/*:write", "memory/*:read", "encode/*:read", "node/status:read"),
         description="what a peer may do unless its own entry says otherwise",
     )
     publishers: tuple[Fingerprint, ...] = Field(

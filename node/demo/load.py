@@ -11,7 +11,7 @@ from aios_node.engine.errors import AiosError
 from aios_node.flight.client import Client
 
 TEXTS = ("how do I copy a directory tree", "wait for several threads", "parse a date from text")
-PAUSE_S = 0.02  # between two requests of a thread: a steady load, not a flood
+PAUSE_S = 0.1  # between two requests of a thread: a steady load that leaves most of two cores to training
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Answer:
 class SteadyLoad:
     """Asks a node to encode until it is told to stop."""
 
-    def __init__(self, client: Client, model: str, threads: int = 2) -> None:
+    def __init__(self, client: Client, model: str, threads: int = 1) -> None:
         self._client = client
         self._model = model
         self._stop = threading.Event()

@@ -55,10 +55,11 @@ class Policy:
         if self._publishers is not None and offer.publisher not in self._publishers:
             return f"publisher {(offer.publisher or 'unknown')[:12]} is not trusted here (security.publishers)"
         state = self._heads.models.get(offer.model)
-        mine = state.versions if state else ()
-        if offer.version in mine:
+        if state is None:
+            return ""
+        if offer.version in state.versions:
             return "already here"
-        if any(offer.version in self._heads.ancestors(version) for version in self._heads.heads(offer.model) if state):
+        if any(offer.version in self._heads.ancestors(head) for head in self._heads.heads(offer.model)):
             return f"older than what is here ({short(offer.version)})"
         return ""
 

@@ -125,9 +125,15 @@ class SyncService:
             return visit
 
     def exchange(self, principal: Principal, transport: SyncTransport) -> None:
-        """One session that a peer began."""
+        """One session that a peer began. What goes wrong was told to the peer by ABORT; here it is logged."""
         known = self._peers.by_id(principal.name)
-        self._run(principal, (known and (known.name or known.uri)) or principal.name[:12], transport, None, Visit())
+        if known is not None:
+            self._peers.note(known.uri, state="up", last_error=None)
+        shown = (known and (known.name or known.uri)) or principal.name[:12]
+        try:
+            self._run(principal, shown, transport, None, Visit())
+        except AiosError as error:
+            log.warning("sync with a peer that called ended early", peer=shown, error=error.message)
 
     def _run(self, principal: Principal, shown: str, transport: SyncTransport, only: str | None, visit: Visit) -> None:
         started = time.monotonic()
