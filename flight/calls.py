@@ -16,8 +16,10 @@ from typing import Any
 
 import pyarrow.flight as fl
 
+from aios_node.engine.errors import Busy
 from aios_node.flight import auth
 from aios_node.flight.errors import from_flight, to_flight
+from aios_node.flight.limits import Limits
 from aios_node.flight.ports import Principal
 
 log = logging.getLogger("aios_node.flight")
@@ -100,9 +102,11 @@ class CallRegistry:
         self._lock = threading.Condition()
         self._running: set[Call] = set()
 
-    def began(self, call: Call) -> None:
-        """Count a call in."""
+    def began(self, call: Call, limit: int) -> None:
+        """Count a call in. Raises ``Busy`` when ``limit`` calls run already."""
         with self._lock:
+            if len(self._running) >= limit:
+                raise Busy(f"this node already serves {limit} calls: try again shortly", retry_after_s=1.0)
             self._running.add(call)
 
     def ended(self, call: Call, record: CallRecord) -> None:
@@ -130,18 +134,18 @@ class CallRegistry:
 class CallFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow is untyped
     """Makes the ``Call`` of each call. Sees headers only: identities come later, in the handler."""
 
-    def __init__(self, registry: CallRegistry, token_bytes: int) -> None:
+    def __init__(self, registry: CallRegistry, limits: Limits) -> None:
         super().__init__()
         self._registry = registry
-        self._token_bytes = token_bytes
+        self._limits = limits
 
     def start_call(self, info: Any, headers: dict[str, list[str | bytes]]) -> Call:
         """Flight's notice that a call begins."""
         method = str(info.method).rpartition(".")[2].lower()
         try:
-            token = auth.bearer_token(headers, self._token_bytes)
+            token = auth.bearer_token(headers, self._limits.token_bytes)
+            call = Call(method, token, self._registry)
+            self._registry.began(call, self._limits.calls)
         except Exception as exc:
             raise to_flight(exc, method) from None
-        call = Call(method, token, self._registry)
-        self._registry.began(call)
         return call

@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Container, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -44,8 +44,8 @@ def _plain(host: str) -> str:
     return str(mapped or address)
 
 
-def _sockets(wanted: set[Address], local_port: int) -> Iterable[tuple[Address, socket.socket]]:
-    """Own handles on this process's TCP connections to the wanted peers; the caller closes them."""
+def _sockets(local_port: int) -> Iterator[tuple[Address, socket.socket]]:
+    """Own handles on the connections that this process accepted on a port; the caller closes them."""
     try:
         fds = [int(entry.name) for entry in _FDS.iterdir()]
     except OSError:
@@ -60,7 +60,7 @@ def _sockets(wanted: set[Address], local_port: int) -> Iterable[tuple[Address, s
         except (OSError, ValueError, IndexError, TypeError):  # not connected, or not TCP
             handle.close()
             continue
-        if address in wanted and here[1] == local_port:
+        if here[1] == local_port:
             yield address, handle
         else:
             handle.close()
@@ -81,27 +81,30 @@ def _handle(fd: int) -> socket.socket | None:
     return None
 
 
-def progress(peers: set[Address], local_port: int) -> dict[Address, int]:
-    """Bytes acknowledged plus bytes received so far, for each connection that was found."""
+def progress(local_port: int) -> dict[Address, int]:
+    """Bytes acknowledged plus bytes received so far, for each connection accepted on ``local_port``."""
     found: dict[Address, int] = {}
-    if not hasattr(socket, "TCP_INFO"):
-        return found
-    for address, handle in _sockets(peers, local_port):
+    for address, handle in _sockets(local_port):
         with handle:
             try:
                 info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-            except OSError:
+            except (OSError, AttributeError):  # closed meanwhile; or no Linux
                 continue
         if len(info) >= _INFO_BYTES:
             found[address] = sum(struct.unpack_from("QQ", info, _BYTES_ACKED))
     return found
 
 
-def cut(peers: set[Address], local_port: int) -> int:
-    """Shut the connections to these peers down, both ways; returns how many were found."""
+def cut(local_port: int, peers: Container[Address] | None = None) -> int:
+    """Shut connections accepted on ``local_port`` down, both ways; returns how many.
+
+    ``peers``: only those; None: all.
+    """
     count = 0
-    for _, handle in _sockets(peers, local_port):
+    for address, handle in _sockets(local_port):
         with handle:
+            if peers is not None and address not in peers:
+                continue
             try:
                 handle.shutdown(socket.SHUT_RDWR)
                 count += 1

@@ -45,6 +45,7 @@ _FLIGHT_CLASS: dict[str, type[Exception]] = {
     "unavailable": fl.FlightUnavailableError,
     "busy": fl.FlightUnavailableError,
 }
+_OTHERS: type[Exception] = fl.FlightServerError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -81,8 +82,7 @@ def to_flight(exc: BaseException, where: str) -> Exception:
     if known.retry_after_s is not None:
         info["retry_after_s"] = known.retry_after_s
     extra = json.dumps(info, ensure_ascii=False).encode("utf-8")
-    flight_class: type[Exception] = _FLIGHT_CLASS.get(known.code, fl.FlightServerError)
-    return flight_class(message, extra)
+    return _FLIGHT_CLASS.get(known.code, _OTHERS)(message, extra)
 
 
 def _known(exc: BaseException) -> AiosError | None:

@@ -65,6 +65,7 @@ def search(
     first = 0
     for batch in read_batches(reader, call, limits):
         require_size(batch.num_rows, limits.batch_rows, "a batch of queries (rows)")
+        require_size(batch.num_rows * common.k, limits.hits, "a batch of queries (rows times k)")
         requests = [replace(common, **{kind: value}) for value in _queries(batch, kind, limits)]
         results = memory.search(requests, principal) if requests else []
         meta = json.dumps(_completeness(results)).encode()

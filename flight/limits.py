@@ -21,6 +21,7 @@ class Limits:
     so ``batch_bytes`` refuses a huge batch but cannot prevent that it was received.
     """
 
+    calls: int = 512  # running calls of any kind: each has a thread
     streams: int = 128  # open streams and actions over all callers
     streams_per_identity: int = 32
     ticket_ttl: float = 3600.0
@@ -35,6 +36,7 @@ class Limits:
     batch_rows: int = 65_536  # one record batch of an exchange
     k: int = 10_000
     vector_dimension: int = 65_536
+    hits: int = 250_000  # answered to one batch of searches, at most (rows times k)
     filter_bytes: int = 16 * KIB
     sync_message_bytes: int = 1 * MIB  # metadata and data of one sync message, each
 

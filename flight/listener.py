@@ -81,7 +81,7 @@ class FlightListener:
             if self._tls.client_roots is not None:
                 options["verify_client"] = True
                 options["root_certificates"] = self._tls.client_roots
-        factory = CallFactory(self._registry, self._limits.token_bytes)
+        factory = CallFactory(self._registry, self._limits)
         try:
             self._service = FlightService(
                 self._ports,
@@ -93,9 +93,10 @@ class FlightListener:
                 **options,
             )
         except (fl.FlightError, pa.ArrowException, OSError) as error:
-            raise Unavailable(
-                f"cannot listen on {self._host}:{self._port} (certificate, key or address): {clip(str(error), 300)}"
-            ) from None
+            what = f"cannot listen on {self._host}:{self._port}"
+            if self._tls is not None:
+                raise BadConfig(f"{what}: check certificate and key ({clip(str(error), 300)})") from None
+            raise Unavailable(f"{what}: {clip(str(error), 300)}") from None
         self._bound_port = int(self._service.port)
         self._watchdog.start(self._bound_port)
         return self
@@ -161,10 +162,8 @@ class FlightListener:
         return True
 
     def _cut_all(self) -> None:
-        calls = self._registry.running()
-        addresses = {address for call in calls if (address := connections.parse_peer(call.peer))}
-        count = connections.cut(addresses, self._bound_port)
-        log.warning("cut %d connections that were still busy at the end of the grace time", count)
+        count = connections.cut(self._bound_port)
+        log.warning("cut %d connections: calls were still running at the end of the grace time", count)
 
     def __enter__(self) -> Self:
         return self if self._service is not None else self.start()

@@ -191,7 +191,7 @@ class FlightService(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow is un
     def _cut(self, call: Call) -> None:
         address = connections.parse_peer(call.peer)
         if address is not None:
-            connections.cut({address}, self.port)
+            connections.cut(self.port, {address})
 
     # ---- actions
 

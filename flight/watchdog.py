@@ -38,6 +38,16 @@ class _Mark:
         return not same or now.traffic - self.traffic >= _MIN_BYTES
 
 
+def _may_be_stalled(calls: list[Call], unknown: bool) -> bool:
+    """Whether a connection with these calls could be stuck on its client.
+
+    One without calls is left alone, unless ``unknown`` calls run: a client that opens a stream and sends not
+    even its first message keeps a thread busy before any handler learns where it comes from. A client that
+    was only resting reconnects.
+    """
+    return all(call.waits_for_client for call in calls) if calls else unknown
+
+
 class Watchdog:
     """A thread that looks at the running calls a few times per idle timeout."""
 
@@ -73,26 +83,25 @@ class Watchdog:
 
     def look(self, local_port: int) -> int:
         """Examine every connection once; cut the idle ones and return how many."""
-        by_peer: dict[connections.Address, list[Call]] = defaultdict(list)
+        by_peer: dict[connections.Address | None, list[Call]] = defaultdict(list)
         for call in self._registry.running():
-            address = connections.parse_peer(call.peer)
-            if address is not None:
-                by_peer[address].append(call)
-        quiet = {peer for peer, calls in by_peer.items() if all(c.waits_for_client for c in calls)}
-        traffic = connections.progress(quiet, local_port) if quiet else {}
-        self._marks = {peer: mark for peer, mark in self._marks.items() if peer in traffic}
-        idle = {peer for peer in traffic if self._is_idle(peer, by_peer[peer], traffic[peer])}
-        if not idle:
+            by_peer[connections.parse_peer(call.peer)].append(call)
+        if not by_peer:
+            self._marks.clear()
             return 0
+        unknown = bool(by_peer[None])
+        traffic = {
+            peer: count
+            for peer, count in connections.progress(local_port).items()
+            if _may_be_stalled(by_peer.get(peer, []), unknown)
+        }
+        self._marks = {peer: mark for peer, mark in self._marks.items() if peer in traffic}
+        idle = {peer for peer in traffic if self._is_idle(peer, by_peer.get(peer, []), traffic[peer])}
         for peer in idle:
-            log.warning(
-                "cutting %s:%d: nothing moved for %.0f s in %s",
-                *peer,
-                self._idle_timeout,
-                ", ".join(sorted(c.method for c in by_peer[peer])),
-            )
+            methods = sorted(call.method for call in by_peer.get(peer, []))
+            log.warning("cutting %s:%d: nothing moved for %g s %s", *peer, self._idle_timeout, methods)
             del self._marks[peer]
-        return connections.cut(idle, local_port)
+        return connections.cut(local_port, idle) if idle else 0
 
     def _is_idle(self, peer: connections.Address, calls: list[Call], traffic: int) -> bool:
         mark = self._marks.get(peer)

@@ -292,6 +292,7 @@ class Serve:
         self._fakes = fakes
         self._listeners: list[FlightListener] = []
         self._clients: list[Any] = []
+        self.closers: list[Callable[[], object]] = []  # run before anything is shut down
 
     def listener(self, ports: Ports | None = None, identify: Any = anyone, **options: Any) -> FlightListener:
         """A running listener on a free port of the loopback."""
@@ -307,6 +308,8 @@ class Serve:
 
     def shutdown(self) -> list[FlightListener]:
         """Close everything; returns the listeners that did not end."""
+        for close in self.closers:
+            close()
         for client in self._clients:
             client.close()
-        return [listener for listener in self._listeners if not listener.shutdown(grace=2.0)]
+        return [listener for listener in self._listeners if not listener.shutdown(grace=0.5)]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow as pa
 import pyarrow.flight as fl
@@ -82,7 +83,7 @@ def test_bad_ports(serve: Serve, port: int) -> None:
 
 
 def test_a_certificate_that_is_none(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(Unavailable, match="certificate"):
+    with pytest.raises(BadConfig, match="certificate"):
         serve.listener(tls=Tls(b"nonsense", b"nonsense"))
     assert capfd.readouterr() == ("", "")
 
@@ -153,7 +154,18 @@ def stalled_reader_stream(serve: Serve, fakes: FakePorts, listener: FlightListen
     return reader
 
 
-STALLS = [stalled_get, stalled_reader_stream, stalled_exchange, stalled_put]
+def silent_put(serve: Serve, fakes: FakePorts, listener: FlightListener) -> Any:
+    """A stream without even a first message: no handler runs, but a thread of the server waits."""
+    channel = grpc.insecure_channel(f"127.0.0.1:{listener.port}")
+    put = channel.stream_stream("/arrow.flight.protocol.FlightService/DoPut")
+    sending = threading.Event()
+    held = put(iter(sending.wait, None))
+    until(lambda: listener.running_calls > 0)
+    serve.closers += [sending.set, held.cancel, channel.close]
+    return held
+
+
+STALLS = [silent_put, stalled_get, stalled_reader_stream, stalled_exchange, stalled_put]
 
 
 @pytest.mark.parametrize("stall", STALLS)
@@ -258,6 +270,19 @@ def test_streams_per_identity_and_overall(serve: Serve, fakes: FakePorts) -> Non
     assert client.do_get(ticket(client)).read_all().num_rows == 4
 
 
+def test_running_calls_of_any_kind_are_capped(serve: Serve, fakes: FakePorts) -> None:
+    listener = serve.listener(limits=Limits(calls=1))
+    client = serve.client(listener)
+    writer, _ = stalled_put(serve, fakes, listener)
+    with pytest.raises(fl.FlightUnavailableError) as caught:
+        list(client.list_flights())
+    assert code(caught.value) == "busy"
+    with pytest.raises(fl.FlightError):
+        writer.close()
+    assert listener.wait_idle(60)
+    assert len(list(client.list_flights())) == 2
+
+
 @pytest.mark.parametrize(
     ("limits", "rows"),
     [
@@ -285,6 +310,19 @@ def test_exchange_batches_have_a_row_limit(serve: Serve) -> None:
     client = serve.client(serve.listener(limits=Limits(batch_rows=3)))
     writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("encode"))
     rows = pa.table({"text": ["a"] * 4})
+    writer.begin(rows.schema)
+    writer.write_table(rows)
+    with pytest.raises(fl.FlightServerError) as caught:
+        reader.read_chunk()
+    assert code(caught.value) == "too_large"
+    with pytest.raises(fl.FlightServerError):
+        writer.close()
+
+
+def test_searches_of_an_exchange_have_a_limit_of_hits(serve: Serve) -> None:
+    client = serve.client(serve.listener(limits=Limits(hits=25)))
+    writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("search", "notes"))
+    rows = pa.table({"text": ["a"] * 3})  # each asks for ten
     writer.begin(rows.schema)
     writer.write_table(rows)
     with pytest.raises(fl.FlightServerError) as caught:
@@ -395,7 +433,7 @@ def _anyone() -> Any:
 
 
 def test_a_lease_lasts_as_long_as_its_stream(serve: Serve, fakes: FakePorts, tmp_path: Path) -> None:
-    fakes.weights.add(tmp_path / "wide", "wide", {"w": np.zeros((4000, 4000), np.float32)})
+    fakes.weights.add(tmp_path / "wide", "wide", {"w": np.zeros((2000, 4000), np.float32)})
     listener = serve.listener()
     client = serve.client(listener)
     reader = client.do_get(ticket(client, fl.FlightDescriptor.for_path("weights", "wide")))

@@ -60,19 +60,19 @@ def line() -> Iterator[Line]:
 
 
 def test_progress_counts_both_directions(line: Line) -> None:
-    assert connections.progress({line.address}, line.port) == {line.address: 0}
+    assert connections.progress(line.port) == {line.address: 0}
     line.client.sendall(b"x" * 1000)
     assert len(line.served.recv(1000, socket.MSG_WAITALL)) == 1000
-    assert connections.progress({line.address}, line.port) == {line.address: 1000}
+    assert connections.progress(line.port) == {line.address: 1000}
     line.served.sendall(b"y" * 500)
     assert len(line.client.recv(500, socket.MSG_WAITALL)) == 500
-    assert connections.progress({line.address}, line.port)[line.address] in {1000, 1500}  # acknowledged soon
+    assert connections.progress(line.port)[line.address] in {1000, 1500}  # acknowledged soon
 
 
 def test_only_the_named_connection_on_the_named_port_is_cut(line: Line) -> None:
     other = Line()
-    assert connections.cut({other.address}, line.port) == 0
-    assert connections.cut({line.address}, line.port) == 1
+    assert connections.cut(line.port, {other.address}) == 0
+    assert connections.cut(line.port, {line.address}) == 1
     assert line.client.recv(1) == b""
     other.client.sendall(b"alive")
     assert other.served.recv(5) == b"alive"
@@ -82,7 +82,7 @@ def test_only_the_named_connection_on_the_named_port_is_cut(line: Line) -> None:
 def test_ipv6_connections_are_found() -> None:
     line = Line(socket.AF_INET6, "::1")
     assert connections.parse_peer(line.peer) == line.address
-    assert connections.cut({line.address}, line.port) == 1
+    assert connections.cut(line.port) == 1
     line.close()
 
 
@@ -108,7 +108,7 @@ def watched(line: Line) -> tuple[Watchdog, Call, Clock]:
     registry, clock = CallRegistry(), Clock()
     call = Call("do_get", None, registry)
     call.peer = line.peer
-    registry.began(call)
+    registry.began(call, 9)
     call.hand_over()
     return Watchdog(registry, 10.0, now=clock), call, clock
 
@@ -155,7 +155,7 @@ def test_a_computing_call_protects_its_connection(line: Line) -> None:
     watchdog, call, clock = watched(line)
     busy = Call("do_action", None, call._registry)
     busy.peer = line.peer
-    call._registry.began(busy)
+    call._registry.began(busy, 9)
     for moment in (100.0, 150.0, 500.0):
         clock.now = moment
         assert watchdog.look(line.port) == 0
@@ -163,6 +163,21 @@ def test_a_computing_call_protects_its_connection(line: Line) -> None:
     clock.now = 600.0
     assert watchdog.look(line.port) == 0  # from now on it counts
     clock.now = 610.0
+    assert watchdog.look(line.port) == 1
+
+
+def test_a_resting_connection_is_left_alone_unless_unknown_calls_run(line: Line) -> None:
+    registry, clock = CallRegistry(), Clock()
+    watchdog = Watchdog(registry, 10.0, now=clock)
+    elsewhere = Call("do_get", None, registry)
+    elsewhere.peer = "ipv4:127.0.0.1:1"
+    registry.began(elsewhere, 9)
+    for moment in (100.0, 200.0):
+        clock.now = moment
+        assert watchdog.look(line.port) == 0
+    registry.began(Call("do_put", None, registry), 9)  # no handler knows its peer yet
+    assert watchdog.look(line.port) == 0
+    clock.now = 210.0
     assert watchdog.look(line.port) == 1
 
 
