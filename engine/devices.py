@@ -76,6 +76,15 @@ def compute_threads(requested: int | None = None, *, quota_file: Path = CPU_QUOT
     return max(1, min(cores, _quota(quota_file) or cores))
 
 
+def wait_quietly() -> None:
+    """Let torch's threads sleep while they wait for each other; call before torch is first imported.
+
+    By default they spin. Alone on a machine that gains little; where several processes share the cores
+    (nodes, workers) it makes all of them several times slower. An environment that says how wins.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def use_threads(requested: int | None = None) -> int:
     """Set torch's number of compute threads for this process and return it."""
     count = compute_threads(requested)
@@ -101,6 +110,7 @@ def _quota(quota_file: Path) -> int | None:
 
 
 def _torch() -> Any:
+    wait_quietly()
     import torch
 
     return torch
