@@ -114,7 +114,7 @@ class Client:
         for chunk in _chunks(reader):
             batches.append(chunk.data)
             end = chunk.app_metadata.to_pybytes() if chunk.app_metadata is not None else end
-        said = json.loads(end)
+        said = _object(end)
         metadata = {
             "aios.complete": json.dumps(bool(said.get("complete", False))),
             "aios.missing": json.dumps(said.get("missing", [])),
@@ -157,9 +157,14 @@ class Client:
             for start in range(0, max(1, len(texts)), _TEXTS_PER_BATCH):
                 column = pa.array(texts[start : start + _TEXTS_PER_BATCH], pa.string())
                 writer.write_batch(pa.RecordBatch.from_arrays([column], schema=schema))
-                parts.append(_vectors(reader.read_chunk().data))
+                parts.append(_vectors(self._answer(reader)))
             writer.done_writing()
         return np.concatenate([part for part in parts if len(part)] or parts[:1])
+
+    def _answer(self, reader: Any) -> Any:
+        for chunk in _chunks(reader):
+            return chunk.data
+        raise Corrupt(f"{self.uri} ended the exchange before it had answered everything")
 
     def put(self, table: str, rows: pa.Table) -> dict[str, Any]:
         """Write rows into a memory table; returns ``{rows, version}`` when they are durable.
@@ -179,15 +184,14 @@ class Client:
             answer = answers.read()
         if answer is None:
             raise Corrupt(f"{self.uri} did not say whether the rows are durable")
-        result: dict[str, Any] = json.loads(answer.to_pybytes())
-        return result
+        return _object(answer.to_pybytes())
 
     def call(self, op: str, args: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Run an action; yields its results and its progress as they come. Not tried again once begun."""
         action = fl.Action(op, json.dumps(dict(args or {})).encode())
         with self._translated():
             for result in self._client.do_action(action, self._stream):
-                yield json.loads(result.body.to_pybytes())
+                yield _object(result.body.to_pybytes())
 
     def status(self) -> dict[str, Any]:
         """What the node says about itself."""
@@ -243,17 +247,36 @@ def _delay(error: AiosError, attempt: int) -> float:
 
 
 def _chunks(reader: Any) -> Iterator[Any]:
+    """The stream's messages that hold rows, sound in themselves."""
     while True:
         try:
-            yield reader.read_chunk()
+            chunk = reader.read_chunk()
         except StopIteration:
             return
+        if chunk.data is not None:
+            chunk.data.validate(full=True)
+            yield chunk
 
 
 def _vectors(batch: Any) -> NDArray[np.float32]:
-    column = batch.column("embedding")
-    values: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False)
+    if "embedding" not in batch.schema.names or not pa.types.is_list(batch.column("embedding").type):
+        raise Corrupt("the answer of an encode exchange holds no embeddings")
+    flat = batch.column("embedding").flatten()
+    if flat.type != pa.float32() or flat.null_count or (batch.num_rows and len(flat) % batch.num_rows):
+        raise Corrupt("the answer of an encode exchange holds embeddings of different lengths or types")
+    values: NDArray[np.float32] = flat.to_numpy()
     return values.reshape(batch.num_rows, -1) if batch.num_rows else np.empty((0, 0), np.float32)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """A JSON object that a node sent. Raises ``Corrupt``."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Corrupt("the node's answer is no JSON object")
+    return value
 
 
 def _file(value: bytes | Path | None) -> bytes | None:

@@ -4,7 +4,7 @@ pyarrow offers no way to end a call from the server: a client that opened a stre
 its thread for ever, and ``shutdown()`` waits for it. But the sockets belong to this process. This module
 finds the one that leads to a peer, asks the kernel how many bytes were acknowledged, and shuts it down when
 asked to; gRPC then sees an ordinary broken connection. Linux only (``/proc``, ``TCP_INFO``); elsewhere
-nothing is found and nothing is cut. See docs/decisions/ for why.
+nothing is found and nothing is cut. docs/decisions/0005 says why.
 """
 
 from __future__ import annotations

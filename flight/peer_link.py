@@ -42,13 +42,8 @@ class PeerLink:
         self._client = dial(uri, ca=ca, cert=cert, key=key, hostname=hostname if tls else None)
         self._idle_timeout = idle_timeout
         self._closing = threading.Event()
-        try:
-            writer, reader = self._client.do_exchange(fl.FlightDescriptor.for_path("sync"))
-            writer.begin(SYNC_SCHEMA)
-        except (fl.FlightError, pa.ArrowException, OSError) as error:
-            self._client.close()
-            raise from_flight(error, uri) from None
-        self._transport = StreamTransport(_ClientPipe(uri, writer, reader), message_bytes)
+        self._pipe = _ClientPipe(uri, self._client)
+        self._transport = StreamTransport(self._pipe, message_bytes)
         self._watch = threading.Thread(target=self._watch_sending, name="sync-watch", daemon=True)
         self._watch.start()
 
@@ -66,9 +61,12 @@ class PeerLink:
             return
         self._closing.set()
         self._transport.close()
-        if not self._transport.drain(_LINGER):
+        ended = self._transport.drain(_LINGER)
+        if not ended:
             self._transport.cancel()
-            self._transport.drain(_LINGER)
+            ended = self._transport.drain(_LINGER)
+        if ended:
+            self._pipe.dispose()
         self._watch.join()
         self._client.close()
 
@@ -89,10 +87,19 @@ class PeerLink:
 class _ClientPipe:
     """The calling end of an exchange."""
 
-    def __init__(self, uri: str, writer: Any, reader: Any) -> None:
+    def __init__(self, uri: str, client: Any) -> None:
         self._uri = uri
-        self._writer = writer
-        self._reader = reader
+        try:
+            self._writer, self._reader = client.do_exchange(fl.FlightDescriptor.for_path("sync"))
+        except (fl.FlightError, pa.ArrowException, OSError) as error:
+            client.close()
+            raise from_flight(error, uri) from None
+        try:
+            self._writer.begin(SYNC_SCHEMA)
+        except (fl.FlightError, pa.ArrowException, OSError) as error:
+            self.dispose()
+            client.close()
+            raise from_flight(error, uri) from None
 
     def read(self) -> Message | None:
         try:
@@ -119,3 +126,10 @@ class _ClientPipe:
 
     def cancel(self) -> None:
         self._reader.cancel()
+
+    def dispose(self) -> None:
+        """Once nobody reads: end the call here, or Arrow prints how it ended when it is collected."""
+        try:
+            self._writer.close()
+        except (fl.FlightError, pa.ArrowException, OSError):
+            return  # receive and send have told

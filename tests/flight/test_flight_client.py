@@ -276,6 +276,16 @@ class LyingServer(fl.FlightServerBase):
     def do_get(self, context: Any, ticket: Any) -> Any:
         return fl.RecordBatchStream(NOTES)
 
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        writer.begin(NOTES.schema)
+        if descriptor.path == [b"encode", b"odd"]:
+            writer.write_batch(NOTES.to_batches()[0].slice(0, 2))
+        elif descriptor.path == [b"encode", b"none"]:
+            writer.write_batch(NOTES.select(["id"]).to_batches()[0])
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        list(reader)
+
     def do_action(self, context: Any, action: Any) -> Any:
         raise RuntimeError("a traceback of someone else")
 
@@ -284,5 +294,11 @@ def test_a_server_that_is_no_node() -> None:
     with LyingServer("grpc://127.0.0.1:0") as server, Client(f"grpc://127.0.0.1:{server.port}") as client:
         with pytest.raises(Corrupt, match="column"):
             client.weights("tiny")
+        with pytest.raises(Corrupt, match="ended the exchange"):
+            client.encode(["x"])
+        with pytest.raises(AiosError):
+            client.encode(["x"], model="none")
+        with pytest.raises(Corrupt, match="durable"):
+            client.put("notes", NOTES)
         with pytest.raises(AiosError):
             client.status()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -184,6 +185,21 @@ def test_a_peer_is_a_client_too(listener: FlightListener) -> None:
     ) as client:
         assert client.status()["principal"] == PEER.node_id
         assert client.search("notes", text="apples", k=1).num_rows == 1
+
+
+def test_refused_and_broken_links_print_nothing(
+    listener: FlightListener, fakes: FakePorts, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for who in (FOREIGN, NAMELESS):
+        with pytest.raises(AiosError), link(listener, who) as refused:
+            refused.receive(60)
+    fakes.sync.drive = lambda transport: transport.send(None)  # breaks the session
+    with pytest.raises(AiosError), link(listener) as broken:
+        broken.receive(60)
+    with link(listener) as cancelled:
+        cancelled._transport.cancel()
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_sync_on_a_listener_without_peers(serve: Serve) -> None:
