@@ -64,8 +64,9 @@ def create_identity(folder: Path, hosts: Iterable[str], *, now: datetime | None 
         raise storage_error(error, folder) from None
     key = ed25519.Ed25519PrivateKey.generate()
     write_atomic(folder / "identity.key", _private_pem(key), mode=0o600)
-    _write_certificate(folder, key, hosts, now or datetime.now(UTC))
-    return load_identity(folder)
+    moment = now or datetime.now(UTC)
+    _write_certificate(folder, key, hosts, moment)
+    return load_identity(folder, now=moment)
 
 
 def load_identity(folder: Path, hosts: Iterable[str] = (), *, now: datetime | None = None) -> Identity:

@@ -57,7 +57,7 @@ class Policy:
         state = self._heads.models.get(offer.model)
         if state is None:
             return ""
-        if offer.version in state.versions:
+        if offer.version in state.versions and self._present(offer.version):
             return "already here"
         if any(offer.version in self._heads.ancestors(head) for head in self._heads.heads(offer.model)):
             return f"older than what is here ({short(offer.version)})"
