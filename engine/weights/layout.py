@@ -64,6 +64,23 @@ def format_of(columns: Iterable[str], metadata: Mapping[bytes, bytes]) -> int:
     return 2 if "quant_type" in present else 1
 
 
+def check_types(schema: pa.Schema) -> None:
+    """Raises Corrupt unless every known column has a type of its kind; the width of numbers does not matter."""
+    for field in SCHEMA_V2:
+        if field.name in schema.names and _kind(schema.field(field.name).type) != _kind(field.type):
+            raise Corrupt(f"column {field.name!r} is {schema.field(field.name).type}; {field.type} is needed")
+
+
+def _kind(found: pa.DataType) -> str:
+    kinds = {
+        "text": pa.types.is_string(found) or pa.types.is_large_string(found),
+        "bytes": pa.types.is_binary(found) or pa.types.is_large_binary(found),
+        "number": pa.types.is_integer(found),
+        "list": pa.types.is_list(found) and pa.types.is_integer(found.value_type),
+    }
+    return next((kind for kind, holds in kinds.items() if holds), "other")
+
+
 @dataclass(frozen=True)
 class RowHeader:
     """What a row says about its tensor, checked: such a tensor can exist and has ``nbytes`` bytes."""
@@ -77,20 +94,28 @@ class RowHeader:
     nbytes: int
 
     @classmethod
-    def parse(cls, row: Mapping[str, Any]) -> RowHeader:
-        """Check a row's small columns. Raises Corrupt, BadWeights or TooLarge, naming the tensor."""
-        name = check_tensor_name(row["layer_name"])
-        shape = _shape(name, row["shape"])
-        dtype = str(row["dtype"]).removeprefix("torch.")
-        dtype = _ALIASES.get(dtype, dtype)
-        quant_type = row.get("quant_type") or "none"
+    def of(cls, name: str, described: Mapping[str, Any]) -> RowHeader:
+        """From members named as the columns are. Raises Corrupt, BadWeights or TooLarge, naming the tensor."""
+        check_tensor_name(name)
+        shape = _shape(name, described.get("shape"))
+        dtype = str(described.get("dtype"))
+        quant_type = str(described.get("quant_type") or "none")
         plain = quant_type == "none"
-        axis, group_size = (-1, 0) if plain else (_whole(name, row, "quant_axis"), _whole(name, row, "group_size"))
-        _check_extra(name, row.get("extra"))
-        if row["num_params"] != count_of(shape):
-            raise Corrupt(f"tensor {name!r} of shape {shape} cannot have {row['num_params']} values")
+        axis = -1 if plain else _whole(name, described, "quant_axis")
+        group_size = 0 if plain else _whole(name, described, "group_size")
         nbytes = expected_nbytes(dtype, shape, quant_type, axis, group_size)
         return cls(name, dtype, shape, quant_type, axis, group_size, nbytes)
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> RowHeader:
+        """From the small columns of a row of either version. Raises as ``of`` does."""
+        name = check_tensor_name(row["layer_name"])
+        dtype = str(row["dtype"]).removeprefix("torch.")
+        _check_extra(name, row.get("extra"))
+        header = cls.of(name, {**row, "dtype": _ALIASES.get(dtype, dtype)})
+        if row["num_params"] != count_of(header.shape):
+            raise Corrupt(f"tensor {name!r} of shape {header.shape} cannot have {row['num_params']} values")
+        return header
 
     @property
     def scale_shape(self) -> tuple[int, int]:
@@ -120,6 +145,13 @@ class RowHeader:
         return QuantizedTensor(
             data, scales, zero_points, self.shape, self.dtype, quant_type, self.quant_axis, self.group_size
         )
+
+
+def header_of(name: str, tensor: Tensor) -> RowHeader:
+    """What a row says about this tensor."""
+    quant_type, axis, group_size = quant_of(tensor)
+    described = {"shape": list(tensor.shape), "dtype": dtype_name(tensor), "quant_type": quant_type}
+    return RowHeader.of(name, {**described, "quant_axis": axis, "group_size": group_size})
 
 
 def row_of(name: str, tensor: Tensor) -> pa.Table:

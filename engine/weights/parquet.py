@@ -22,20 +22,27 @@ from aios_node import __version__
 from aios_node.engine.errors import TooLarge
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
 from aios_node.engine.weights.disk import disk_errors, sync_file
-from aios_node.engine.weights.layout import FORMAT, FORMAT_KEY, INDEX_KEY, SCHEMA_V2, WRITER_KEY, row_of
+from aios_node.engine.weights.layout import (
+    FORMAT,
+    FORMAT_KEY,
+    INDEX_KEY,
+    SCHEMA_V2,
+    WRITER_KEY,
+    RowHeader,
+    header_of,
+    row_of,
+)
 from aios_node.engine.weights.manifest import MAX_TENSORS, tensor_hash
-from aios_node.engine.weights.mapped import MappedShard
+from aios_node.engine.weights.mapped import MappedShard, has_places, index_entry
 from aios_node.engine.weights.names import check_tensor_name
 from aios_node.engine.weights.rows import RowShard
-from aios_node.engine.weights.shard import Shard, naming, read_footer
+from aios_node.engine.weights.shard import ParquetMap, Shard, map_file, naming
 
 ALIGNMENT = 64
 """Every tensor's bytes start at a multiple of this: enough for any dtype and any SIMD load."""
 
 MAX_VALUE_BYTES = 2**31 - 2**16
 """Parquet counts the bytes of a page in 31 bits, and a value cannot be cut over pages."""
-
-_DATA = SCHEMA_V2.get_field_index("data")
 
 
 @dataclass(frozen=True)
@@ -75,13 +82,15 @@ def open_shard(path: Path) -> Shard:
 
     Raises NotFound, Corrupt, BadWeights or TooLarge.
     """
-    footer = read_footer(path)
-    try:
-        with naming(path):
-            return MappedShard.open(footer) if footer.index is not None else RowShard.open(footer)
-    except BaseException:
-        footer.close()
-        raise
+    mapped = map_file(path)
+    with naming(path):
+        file = ParquetMap(path, mapped)
+        try:
+            # An index without places (another writer's idea of one) does not help: such files are read row by row.
+            return MappedShard.open(file) if has_places(file.index) else RowShard.open(file)
+        except BaseException:
+            file.close()
+            raise
 
 
 def _write_rows(sink: _HashingSink, tensors: Mapping[str, Tensor], known: Mapping[str, str]) -> dict[str, object]:
@@ -90,11 +99,12 @@ def _write_rows(sink: _HashingSink, tensors: Mapping[str, Tensor], known: Mappin
     writer = _writer(stream)
     try:
         for number, (name, tensor) in enumerate(tensors.items()):
-            row = _row(name, tensor)
-            stream.write(bytes(-(sink.position + _payload_offset(row)) % ALIGNMENT))
+            row, header = _row(name, tensor)
+            places = _places(row, header)
+            stream.write(bytes(-(sink.position + places["data"]) % ALIGNMENT))
+            offsets = {column: sink.position + place for column, place in places.items()}
             writer.write_table(row)
-            sha256 = known.get(name) or tensor_hash(tensor)
-            index[name] = {"row_group": number, "bytes": int(tensor.nbytes), "sha256": sha256}
+            index[name] = index_entry(header, known.get(name) or tensor_hash(tensor), number, offsets)
         writer.add_key_value_metadata(
             {
                 FORMAT_KEY: FORMAT,
@@ -108,7 +118,7 @@ def _write_rows(sink: _HashingSink, tensors: Mapping[str, Tensor], known: Mappin
     return index
 
 
-def _row(name: str, tensor: Tensor) -> pa.Table:
+def _row(name: str, tensor: Tensor) -> tuple[pa.Table, RowHeader]:
     parts = (tensor.codes, tensor.scales) if isinstance(tensor, QuantizedTensor) else (tensor,)
     if any(part.nbytes > MAX_VALUE_BYTES for part in parts):
         raise TooLarge(
@@ -116,19 +126,22 @@ def _row(name: str, tensor: Tensor) -> pa.Table:
             "split it or quantise it"
         )
     with naming(f"tensor {name!r}"):
-        return row_of(name, tensor)
+        return row_of(name, tensor), header_of(name, tensor)
 
 
-def _payload_offset(row: pa.Table) -> int:
-    """How far into its row group a row's data begins: found by writing it to nowhere."""
+def _places(row: pa.Table, header: RowHeader) -> dict[str, int]:
+    """How far into its row group each payload of a row begins: found by writing it to nowhere."""
     stream = pa.MockOutputStream()
     found: list[pq.FileMetaData] = []
     with _writer(stream, found) as writer:
         start = stream.tell()
         writer.write_table(row)
-    column = found[0].row_group(0).column(_DATA)
-    offset: int = column.data_page_offset + column.total_compressed_size - row["data"][0].as_buffer().size - start
-    return offset
+    group = found[0].row_group(0)
+    columns = {column: group.column(SCHEMA_V2.get_field_index(column)) for column in header.payload_sizes}
+    return {
+        name: column.data_page_offset + column.total_compressed_size - header.payload_sizes[name] - start
+        for name, column in columns.items()
+    }
 
 
 def _writer(stream: pa.NativeFile, found: list[pq.FileMetaData] | None = None) -> pq.ParquetWriter:

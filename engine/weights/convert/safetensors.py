@@ -23,7 +23,7 @@ from aios_node.engine.weights.layout import RowHeader
 from aios_node.engine.weights.loader import LazyWeightDict
 from aios_node.engine.weights.manifest import expected_nbytes
 from aios_node.engine.weights.names import check_tensor_name
-from aios_node.engine.weights.shard import Shard, naming, release
+from aios_node.engine.weights.shard import Shard, map_file, naming, release
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit that the format's own library has."""
@@ -76,11 +76,7 @@ class SafetensorsFile(Shard):
     @classmethod
     def open(cls, path: Path) -> SafetensorsFile:
         """Map a file and check its header. Raises NotFound, StorageError, Corrupt, BadWeights, TooLarge."""
-        with disk_errors(path, "open"), path.open("rb") as file:
-            try:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except ValueError:
-                raise Corrupt(f"{path} is empty") from None
+        mapped = map_file(path)
         with naming(path):
             return cls(path, mapped)
 
