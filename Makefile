@@ -45,8 +45,9 @@ lint: $(STAMPS)/dev  ## ruff, mypy, pyright, import-linter
 
 coverage: setup  ## branch coverage, with a threshold per room
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not faults" -q --cov --cov-report= $(ARGS)
-	@$(BIN)/coverage json --quiet -o .cache/coverage.json
+	@PYTHONPATH=$(CURDIR)/scripts $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not faults" \
+	   -q --cov --cov-report= $(ARGS)
+	@PYTHONPATH=$(CURDIR)/scripts $(BIN)/coverage json --quiet -o .cache/coverage.json
 	@$(BIN)/python scripts/check_coverage.py .cache/coverage.json
 
 bench: setup  ## all benchmarks; ARGS="name ..." for some; results in docs/results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -62,3 +63,42 @@ def test_wrong_use_is_told() -> None:
     done = subprocess.run([sys.executable, str(GATE)], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage: check_coverage.py FILE" in done.stderr
+
+
+SERVER = """
+import pyarrow as pa
+import pyarrow.flight as fl
+
+class Server(fl.FlightServerBase):
+    def do_action(self, context, action):
+        yield b"first"
+        yield b"second"
+
+    def do_get(self, context, ticket):
+        schema = pa.schema([("n", pa.int64())])
+        return fl.GeneratorStream(schema, self.numbers(schema))
+
+    def numbers(self, schema):
+        for n in range(2):
+            yield pa.record_batch([[n]], schema=schema)
+
+with Server("grpc://127.0.0.1:0") as server, fl.connect(("127.0.0.1", server.port)) as client:
+    assert len(list(client.do_action("any"))) == 2
+    assert client.do_get(fl.Ticket(b"any")).read_all().num_rows == 2
+"""
+
+
+def test_what_flight_calls_from_its_own_threads_is_measured(tmp_path: Path) -> None:
+    """Without the plugin, the bodies of all three methods count as never run."""
+    script = tmp_path / "server.py"
+    script.write_text(SERVER, encoding="utf-8")
+    settings = tmp_path / "settings.toml"
+    settings.write_text('[tool.coverage.run]\nbranch = true\nplugins = ["trace_flight_threads"]\n', encoding="utf-8")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+    environment = kept | {"PYTHONPATH": str(ROOT / "scripts"), "COVERAGE_FILE": str(tmp_path / ".coverage")}
+    for verb, *arguments in (["run", "server.py"], ["json", "--include=server.py", "-o", "found.json"]):
+        command = [sys.executable, "-m", "coverage", verb, f"--rcfile={settings}", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["files"].values()
+    assert found["missing_lines"] == []
