@@ -26,7 +26,7 @@ def sync(
 ) -> None:
     """Hand an accepted sync stream to the node. Peers only; ``cut`` breaks the connection."""
     principal = call.principal
-    if principal is None or principal.kind != "peer":
+    if principal is None or principal.kind not in {"peer", "open"}:
         raise Unauthorized("sync is for peers: connect to the peers' listener with a trusted certificate")
     pipe = _ServerPipe(context, reader, writer, call, cut)
     transport = StreamTransport(pipe, limits.sync_message_bytes, turn=call.waiting)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aios_node.delta.folderlock import FolderLock, read_owner
 from aios_node.engine.errors import FolderLocked, Unavailable
-from aios_node.node.config import NodeConfig, load_config
+from aios_node.node.config.sources import gather
 from aios_node.node.files import read_json, storage_error, write_json
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class RunFile:
     uri: str
     token: str
     pid: int
+    certificate: str | None = None  # what TLS clients trust: a PEM file
 
     def write(self, data_dir: Path) -> None:
         """Leave it where commands look for it; only the owner may read it."""
@@ -61,42 +62,47 @@ def reach(config_file: Path) -> Iterator[NodeCalls]:
 
     Raises Unavailable when another command holds the folder, or the node is just starting.
     """
-    config = load_config(config_file)
-    prepare_data_dir(config)
+    data_dir = find_data_dir(config_file)
+    prepare_folder(data_dir)
     try:
-        lock = FolderLock.acquire(config.data_dir)
+        lock = FolderLock.acquire(data_dir)
     except FolderLocked:
-        with open_client(_running(config), config) as client:
+        with open_client(_running(data_dir)) as client:
             yield _Remote(client)
         return
-    with lock, _direct(config) as node:
+    with lock, _direct(config_file) as node:
         yield node
 
 
-def prepare_data_dir(config: NodeConfig) -> None:
+def find_data_dir(config_file: Path) -> Path:
+    """The data folder that a configuration names, found without checking the rest of it. Raises BadConfig."""
+    section = gather(config_file).get("node", {})
+    named = section.get("data_dir", "data") if isinstance(section, dict) else "data"
+    return (config_file.absolute().parent / str(named)).absolute()
+
+
+def prepare_folder(folder: Path) -> None:
     """Make the data folder where it is missing. Raises StorageError or StorageFull."""
     try:
-        config.data_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise storage_error(error, config.data_dir) from None
+        raise storage_error(error, folder) from None
 
 
-def _running(config: NodeConfig) -> RunFile:
-    owner = read_owner(config.data_dir)
-    run = RunFile.read(config.data_dir)
+def _running(data_dir: Path) -> RunFile:
+    owner = read_owner(data_dir)
+    run = RunFile.read(data_dir)
     if run is None or owner is None or run.pid != owner.pid:
         holder = owner or "another process"
-        raise Unavailable(f"{config.data_dir} is in use by {holder}, which takes no calls yet: try again in a moment")
+        raise Unavailable(f"{data_dir} is in use by {holder}, which takes no calls yet: try again in a moment")
     return run
 
 
-def open_client(run: RunFile, config: NodeConfig) -> Client:
+def open_client(run: RunFile) -> Client:
     """A Flight client of the running node with its owner's rights."""
     from aios_node.flight.client import Client
 
-    certificate = config.keys_dir / "node.crt"
-    ca = certificate.read_bytes() if run.uri.startswith("grpc+tls") else None
-    return Client(run.uri, token=run.token, ca=ca)
+    return Client(run.uri, token=run.token, ca=Path(run.certificate) if run.certificate else None)
 
 
 class _Remote:
@@ -114,7 +120,8 @@ class _Remote:
 
 
 @contextmanager
-def _direct(config: NodeConfig) -> Iterator[NodeCalls]:
+def _direct(config_file: Path) -> Iterator[NodeCalls]:
+    from aios_node.node.config import load_config
     from aios_node.node.core import NodeCore
     from aios_node.node.operations import run_operation
 
@@ -122,5 +129,5 @@ def _direct(config: NodeConfig) -> Iterator[NodeCalls]:
         def call(self, op: str, args: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             return run_operation(core, op, args, progress)
 
-    with NodeCore.open(config) as core:
+    with NodeCore.open(load_config(config_file)) as core:
         yield Direct()

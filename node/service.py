@@ -30,7 +30,7 @@ from aios_node.node.ports.compute import HostedCompute
 from aios_node.node.ports.control import Operations
 from aios_node.node.ports.memory import StoredMemory
 from aios_node.node.ports.weights import StoredWeights
-from aios_node.node.reach import RunFile, prepare_data_dir
+from aios_node.node.reach import RunFile, prepare_folder
 
 if TYPE_CHECKING:
     from aios_node.node.health import HealthService
@@ -42,7 +42,7 @@ log = structlog.get_logger("node")
 def serve(config: NodeConfig) -> int:
     """Run a node until it is told to stop; returns the exit code. Raises AiosError when it cannot start."""
     check_exposure(config)
-    prepare_data_dir(config)
+    prepare_folder(config.data_dir)
     start_logging(config.log.level, config.log.format, config.log.file)
     stop = _stop_on_signals()
     with FolderLock.acquire(config.data_dir) as lock, NodeCore.open(config) as core:
@@ -102,7 +102,9 @@ class Service:
         self._announce(self._listeners)
         self._start_monitoring()
         self._closing.callback(RunFile.remove, config.data_dir)
-        RunFile(_reachable(core.address or "", config), core.access.owner_token, os.getpid()).write(config.data_dir)
+        certificate = str(config.keys_dir / "node.crt") if config.tls else None
+        uri = _reachable(core.address or "", config)
+        RunFile(uri, core.access.owner_token, os.getpid(), certificate).write(config.data_dir)
         self._start_background()
         if not config.tls:
             log.warning("open to every program on this machine: security.tls is off", address=core.address)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from aios_node.engine.errors import BadConfig
 from aios_node.node.config import NodeConfig, load_config
-from aios_node.node.config.load import check_config, parse_config
+from aios_node.node.config.load import check_config
+from aios_node.node.config.sources import parse_config
 from aios_node.node.files import write_atomic
 from aios_node.node.identity import create_identity
 

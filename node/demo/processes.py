@@ -16,7 +16,6 @@ from typing import Any
 
 from aios_node.engine.errors import AiosError, Unavailable
 from aios_node.flight.client import Client
-from aios_node.node.config import load_config
 from aios_node.node.reach import RunFile, open_client
 
 READY_S = 60.0
@@ -52,9 +51,9 @@ class DemoNode:
         """What clients trust: its TLS certificate (PEM)."""
         return (self.folder / "keys" / "node.crt").read_bytes()
 
-    def init(self) -> None:
+    def init(self, tls: str = "on") -> None:
         """``aios-node init``."""
-        made = self._run(["init", str(self.folder), "--preset", self.preset, "--name", self.name, "--tls", "on"])
+        made = self._run(["init", str(self.folder), "--preset", self.preset, "--name", self.name, "--tls", tls])
         self.node_id = made["node_id"]
 
     def start(self) -> None:
@@ -69,7 +68,7 @@ class DemoNode:
                 env=_environment(),
             )
         self.uri = self._ready_line(self._process).split()[1]
-        self.peer_uri = self.call("status")["peer_address"]
+        self.peer_uri = self.call("status")["peer_address"] or ""
 
     def call(self, *arguments: str) -> Any:
         """A command of ``aios-node`` on this node; returns its JSON."""
@@ -81,11 +80,27 @@ class DemoNode:
 
     def owner(self) -> Client:
         """A client with the rights of the machine's owner."""
-        config = load_config(self.config, environ={})
-        run = RunFile.read(config.data_dir)
+        run = RunFile.read(self.folder / "data")
         if run is None:
             raise DemoFailed(f"{self.name} does not run")
-        return open_client(run, config)
+        return open_client(run)
+
+    @property
+    def pid(self) -> int:
+        """Its process. Raises DemoFailed where there is none."""
+        if self._process is None:
+            raise DemoFailed(f"{self.name} does not run")
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Wait until the process has ended by itself; returns its exit code, negative for a signal."""
+        if self._process is None:
+            raise DemoFailed(f"{self.name} does not run")
+        code = self._process.wait(STOP_S)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+        return code
 
     def stop(self) -> int | None:
         """SIGTERM; the exit code, or None where there was no process."""
