@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadConfig, BadRequest
+from aios_node.engine.nets.config import Activation
 from aios_node.engine.nets.kernels import ACTIVATIONS
 from aios_node.engine.nets.linear import Linear, Projection
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
@@ -25,15 +26,15 @@ from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
 class LowRank:
     """``activation(linear(x) + scale * x @ down.T @ up.T)`` around a frozen linear map [out, in]."""
 
-    base: Linear
+    base: Linear  # without activation
     down: torch.Tensor  # [rank, in], small random numbers at first
     up: torch.Tensor  # [out, rank], zeros at first: training starts from the base's own output
     scale: float
+    activation: Activation | None = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        frozen = replace(self.base, activation=None)
-        adapted = frozen(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
-        return ACTIVATIONS[self.base.activation](adapted)
+        adapted = self.base(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
+        return ACTIVATIONS[self.activation](adapted)
 
     def change(self) -> NDArray[np.float64]:
         """What merging adds to the weight, float64 [out, in]."""
@@ -96,10 +97,11 @@ class Adapters:
         down = torch.randn(self._rank, inputs, generator=self._random) / math.sqrt(inputs)
         device = linear.weight.device
         return LowRank(
-            base=linear,
+            base=replace(linear, activation=None),
             down=down.to(device).requires_grad_(),
             up=torch.zeros(out, self._rank, device=device, requires_grad=True),
             scale=self._scale,
+            activation=linear.activation,
         )
 
 

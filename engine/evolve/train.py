@@ -101,14 +101,14 @@ class LoRATrainer:
             self._adapters.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         losses: list[float] = []
-        start = time.monotonic()
-        for rows in data.batches(config):
-            _set_rate(optimizer, learning_rate(config, len(losses)))
+        start, elapsed = time.monotonic(), 0.0
+        for step, rows in zip(range(config.steps), data.batches(config), strict=False):
+            _set_rate(optimizer, learning_rate(config, step))
             losses.append(self._step(optimizer, data, rows))
             elapsed = time.monotonic() - start
             if progress:
-                progress(Progress(len(losses), config.steps, losses[-1], elapsed))
-            if len(losses) == config.steps or elapsed > config.max_seconds:
+                progress(Progress(step + 1, config.steps, losses[-1], elapsed))
+            if elapsed > config.max_seconds:
                 break
         stopped = "steps" if len(losses) == config.steps else "time"
         return TrainReport(len(losses), len(data.documents), losses[0], losses[-1], elapsed, stopped)

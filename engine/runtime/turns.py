@@ -6,7 +6,7 @@ A request keeps the snapshot that it arrived with, so all its vectors come from 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -125,14 +125,11 @@ class Queue:
         """The next turn: the snapshot that waited longest, its requests with equal shares.
 
         Requests take in order until the turn is full, so a crowd waits for the turn after. None when
-        nothing waits. Requests that were cancelled before their first turn drop out.
+        nothing waits. Requests that were cancelled before they got a share drop out.
         """
-        waiting = deque(request for request in self._requests if _starts(request))
-        if waiting:
-            self._out = self._turn_for(waiting[0].snapshot, waiting)
-            taken = {id(request) for request, _ in self._out.shares}
-            waiting = deque(request for request in waiting if id(request) not in taken)
-        self._requests = waiting
+        self._requests = deque(request for request in self._requests if not _cancelled(request))
+        if self._requests:
+            self._out = self._turn_for(self._requests[0].snapshot)
         return self._out
 
     def give_back(self) -> None:
@@ -147,20 +144,30 @@ class Queue:
         self._requests.clear()
         return requests
 
-    def _turn_for(self, snapshot: Encodes, waiting: Iterable[Request]) -> Turn:
-        candidates = [request for request in waiting if request.snapshot is snapshot]
+    def _turn_for(self, snapshot: Encodes) -> Turn | None:
+        """Take shares of requests for this snapshot, and those requests out of the queue."""
+        candidates = [request for request in self._requests if request.snapshot is snapshot]
         texts, cost = self._turn_texts, self._turn_texts * AVERAGE_COST
         count_share, cost_share = max(1, texts // len(candidates)), cost // len(candidates)
         shares: list[tuple[Request, Sequence[str]]] = []
         for request in candidates:
+            self._requests.remove(request)
+            if not _starts(request):
+                continue
             taken = request.take(count_share, cost_share)
             shares.append((request, taken))
             texts -= len(taken)
             cost -= sum(map(cost_of, taken))
             if texts <= 0 or cost <= 0:
                 break
-        return Turn(snapshot, tuple(shares))
+        return Turn(snapshot, tuple(shares)) if shares else None
 
 
 def _starts(request: Request) -> bool:
+    """Claim a request for computing; False when it was cancelled just now."""
     return request.future.running() or request.future.set_running_or_notify_cancel()
+
+
+def _cancelled(request: Request) -> bool:
+    """Whether its caller gave it up; tells those who wait for it."""
+    return request.future.cancelled() and not request.future.set_running_or_notify_cancel()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aios_node.engine.runtime.turns import AVERAGE_COST, LONGEST_COST, Queue, Request, cost_of
+from aios_node.engine.runtime.turns import AVERAGE_COST, LONGEST_COST, Encoded, Queue, Request, cost_of
 
 
 class Lengths:
@@ -113,3 +114,34 @@ def test_long_texts_fill_a_turn_sooner() -> None:
     turn = queue.take_turn()
     assert turn is not None
     assert len(turn.shares[0][1]) == 8 * AVERAGE_COST // LONGEST_COST == 1
+
+
+def test_what_is_given_up_at_the_last_moment_is_not_computed() -> None:
+    class LateFuture(Future[Encoded]):
+        """Cancelled between the look and the claim: it does not look cancelled yet."""
+
+        def cancelled(self) -> bool:
+            return False
+
+    queue = Queue(2)
+    late = Request(SNAPSHOTS[0], ["x"], LateFuture())
+    queue.add(late)
+    assert late.future.cancel()
+    assert queue.take_turn() is None
+    assert len(queue) == queue.texts == 0
+    queue.give_back()
+    assert queue.take_turn() is None
+
+
+def test_only_what_is_computed_can_no_longer_be_given_up() -> None:
+    queue = Queue(1)
+    first, second = Request(SNAPSHOTS[0], ["x"]), Request(SNAPSHOTS[0], ["y"])
+    queue.add(first)
+    queue.add(second)
+    turn = queue.take_turn()
+    assert turn is not None
+    assert not first.future.cancel()
+    assert second.future.cancel()
+    turn.run()
+    queue.give_back()
+    assert queue.take_turn() is None
