@@ -47,6 +47,7 @@ class _Sessions:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self._claims = _Claims()
+        self._refused: set[tuple[str, str]] = set()
         folder = core.config.data_dir / "outgoing"
         self._packages = OutgoingPackages(folder, core.store, core.workers, max_bytes=CACHE_BYTES)
 
@@ -70,7 +71,7 @@ class _Sessions:
             publishers=core.trusted_publishers(),
             only=only,
         )
-        return SyncSession(offers, _Claiming(policy, self._claims))
+        return SyncSession(offers, _Claiming(policy, self._claims, self._refused))
 
     def work(self, on_done: Callable[[TransferDone], None]) -> TransferWork:
         def done(effect: TransferDone) -> None:
@@ -89,7 +90,11 @@ class _Sessions:
                     applied = core.workers.run(jobs.apply_package, jobs.ApplyJob(package, base, folder))
             else:
                 applied = core.workers.run(jobs.apply_package, jobs.ApplyJob(package, None, folder))
-            envelope = self._checked(applied, key)
+            try:
+                envelope = self._checked(applied, key)
+            except Unauthenticated:
+                self._refused.add((key.model, key.version))  # nothing would be different the next time
+                raise
             core.store.adopt(
                 key.model,
                 folder,
@@ -143,13 +148,16 @@ class _Claims:
 
 
 class _Claiming:
-    """A policy that takes no version twice at the same time."""
+    """A policy that takes no version twice at the same time, and none again whose signature was no good."""
 
-    def __init__(self, policy: Policy, claims: _Claims) -> None:
+    def __init__(self, policy: Policy, claims: _Claims, refused: set[tuple[str, str]]) -> None:
         self._policy = policy
         self._claims = claims
+        self._refused = refused
 
     def wants(self, offer: Offer) -> Decision:
+        if (offer.model, offer.version) in self._refused:
+            return Decision(False, reason="its signature was refused before")
         decision = self._policy.wants(offer)
         if decision.want and not self._claims.claim(offer.model, offer.version):
             return Decision(False, reason="another peer is sending it just now")

@@ -37,9 +37,9 @@ def received(node: DemoNode) -> list[dict[str, Any]]:
 def test_full_sync_then_delta_then_rollback(make_node, weights_file, tls: str) -> None:
     alpha, beta = make_node("alpha", tls=tls), make_node("beta", tls=tls)
     befriend(alpha, beta)
-    first = alpha.call("model", "import", str(weights_file("a", 1, 0.0)), "--name", "m")["version"]
+    first = alpha.call("model", "import", str(weights_file("a.safetensors", 1, 0.0)), "--name", "m")["version"]
     wait_until("the first version arriving", lambda: active(beta, "m") == first, PATIENCE_S)
-    second = alpha.call("model", "import", str(weights_file("b", 1, 0.001)), "--name", "m")["version"]
+    second = alpha.call("model", "import", str(weights_file("b.safetensors", 1, 0.001)), "--name", "m")["version"]
     wait_until("the second version arriving", lambda: active(beta, "m") == second, PATIENCE_S)
     full, delta = received(beta)
     assert (full["mode"], full["from"], full["to"]) == ("full", None, first)
@@ -51,8 +51,8 @@ def test_full_sync_then_delta_then_rollback(make_node, weights_file, tls: str) -
 
 def test_news_flow_both_ways_in_one_visit(make_node, weights_file) -> None:
     alpha, beta = make_node("alpha", start=False), make_node("beta")
-    theirs = beta.call("model", "import", str(weights_file("b", 2, 0.0)), "--name", "theirs")["version"]
-    ours = alpha.call("model", "import", str(weights_file("a", 1, 0.0)), "--name", "ours")["version"]
+    theirs = beta.call("model", "import", str(weights_file("b.safetensors", 2, 0.0)), "--name", "theirs")["version"]
+    ours = alpha.call("model", "import", str(weights_file("a.safetensors", 1, 0.0)), "--name", "ours")["version"]
     alpha.call("peers", "add", beta.uri)
     result = alpha.call("sync")  # the command itself, without a running node on this side
     assert result["failed"] == []
@@ -63,8 +63,8 @@ def test_news_flow_both_ways_in_one_visit(make_node, weights_file) -> None:
 
 def test_diverged_versions_are_kept_side_by_side(make_node, weights_file) -> None:
     alpha, beta = make_node("alpha"), make_node("beta")
-    mine = alpha.call("model", "import", str(weights_file("a", 1, 0.0)), "--name", "m")["version"]
-    yours = beta.call("model", "import", str(weights_file("b", 2, 0.0)), "--name", "m")["version"]
+    mine = alpha.call("model", "import", str(weights_file("a.safetensors", 1, 0.0)), "--name", "m")["version"]
+    yours = beta.call("model", "import", str(weights_file("b.safetensors", 2, 0.0)), "--name", "m")["version"]
     befriend(alpha, beta)
     for node, own in ((alpha, mine), (beta, yours)):
         wait_until("both heads arriving", lambda node=node: len(heads(node)) == 2, PATIENCE_S)  # type: ignore[misc]
@@ -78,7 +78,7 @@ def heads(node: DemoNode) -> list[str]:
 def test_a_stranger_is_not_let_in(make_node, weights_file) -> None:
     alpha, stranger = make_node("alpha", tls="on"), make_node("stranger", tls="on")
     stranger.call("peers", "add", alpha.peer_uri, "--fingerprint", alpha.node_id)
-    stranger.call("model", "import", str(weights_file("a", 1, 0.0)), "--name", "m")
+    stranger.call("model", "import", str(weights_file("a.safetensors", 1, 0.0)), "--name", "m")
     failed = stranger.call("sync")["failed"]
     assert "TLS refused" in failed[0]["error"]
     assert active(alpha, "m") is None
@@ -92,9 +92,9 @@ def test_a_wrong_fingerprint_is_found_out(make_node) -> None:
 
 def test_derived_models_follow_their_source(make_node, weights_file) -> None:
     alpha = make_node("alpha")
-    alpha.call("model", "import", str(weights_file("a", 1, 0.0)), "--name", "m")
+    alpha.call("model", "import", str(weights_file("a.safetensors", 1, 0.0)), "--name", "m")
     first = alpha.call("model", "quantize", "m", "--name", "m.int8", "--quant", "int8")["version"]
-    second = alpha.call("model", "import", str(weights_file("b", 1, 0.001)), "--name", "m")["version"]
+    second = alpha.call("model", "import", str(weights_file("b.safetensors", 1, 0.001)), "--name", "m")["version"]
     wait_until("the derived model being rebuilt", lambda: active(alpha, "m.int8") != first, PATIENCE_S)
     shown = alpha.call("model", "show", "m.int8")
     assert shown["parents"] == [first]
