@@ -202,6 +202,6 @@ def _bury(view: View, since: int, connection: sqlite3.Connection) -> View:
     slots = view.slots_of(np.fromiter(itertools.chain.from_iterable(removed), np.int64))
     if not len(slots):
         return view
-    dead = np.zeros(view.count, bool) if view.dead is None else view.dead.copy()
+    dead = np.zeros(view.count, bool) if view.dead is None else view.dead  # _grow made it for this view alone
     dead[slots] = True
     return View(view.version, view.last_seq, view.count, view.blocks, view.seqs, dead)

@@ -184,7 +184,17 @@ def test_reading_is_counted_beside_the_rows(folder: Path) -> None:
         assert counts[1]["last_access"] is None
         assert store.version() == version + 1  # reading changes no version
     with MemoryStore.open(folder) as store:  # what close wrote is there again
-        assert one(store, "b", columns=["access_count"]) == {"access_count": 1}
+        assert store.get(["a", "b"], columns=["access_count"])["access_count"].to_pylist() == [3, 1]
+
+
+def test_many_reads_are_written_without_waiting_for_a_change(store: MemoryStore) -> None:
+    names = [f"m{n}" for n in range(8192)]
+    store.add_table(pa.table({"id": names, "text": names}))
+    store.get(names)
+    assert set(store.scan(columns=["access_count"]).read_all()["access_count"].to_pylist()) == {1}
+    store.delete(names[:10])
+    store.add(id="m0", text="a new one of the same name")
+    assert one(store, "m0", columns=["access_count"]) == {"access_count": 0}
 
 
 def test_scan_streams_in_order_with_filter_columns_and_batches(store: MemoryStore) -> None:
