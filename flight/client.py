@@ -24,8 +24,6 @@ from aios_node.flight.batches import sized
 from aios_node.flight.dialing import Pem, dial
 from aios_node.flight.errors import answered, from_flight
 from aios_node.flight.ports import SearchRequest
-from aios_node.flight.queries import QUERY_FIELDS, search_fields
-from aios_node.flight.rows import tensor_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,6 +84,8 @@ class Client:
         space: str | None = None,
     ) -> pa.Table:
         """Hits, best first. The schema's metadata says ``aios.complete`` and ``aios.missing`` (JSON)."""
+        from aios_node.flight.queries import QUERY_FIELDS, search_fields
+
         request = SearchRequest(
             table,
             text=text,
@@ -132,6 +132,8 @@ class Client:
         return self._retrying(lambda: self._weights(fl.FlightDescriptor.for_path(*path)))
 
     def _weights(self, descriptor: Any) -> dict[str, Tensor]:
+        from aios_node.flight.rows import tensor_of
+
         info = self._client.get_flight_info(descriptor, self._short)
         found: dict[str, Tensor] = {}
         for endpoint in info.endpoints:

@@ -182,7 +182,7 @@ def check_address(host: str, port: int) -> None:
     if not 0 <= port <= 65535:
         raise BadConfig(f"port {port} is not between 0 and 65535")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host or "(none)", port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise BadConfig(f"cannot listen on {host!r}: no such host; give an address of this machine") from None
     for family, kind, protocol, _, address in found:

@@ -5,6 +5,7 @@ Both ends prove themselves: the server's certificate must be the pinned one, our
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.flight as fl
 
+from aios_node.engine.errors import AiosError
 from aios_node.flight.dialing import Pem, dial
 from aios_node.flight.errors import from_flight
 from aios_node.flight.limits import MIB
@@ -89,6 +91,7 @@ class _ClientPipe:
 
     def __init__(self, uri: str, client: Any) -> None:
         self._uri = uri
+        self._writing = threading.Lock()
         try:
             self._writer, self._reader = client.do_exchange(fl.FlightDescriptor.for_path("sync"))
         except (fl.FlightError, pa.ArrowException, OSError) as error:
@@ -105,31 +108,40 @@ class _ClientPipe:
         try:
             return from_chunk(self._reader.read_chunk())
         except StopIteration:
+            self._finish_call()
             return None
         except (fl.FlightError, pa.ArrowException, OSError) as error:
             raise from_flight(error, self._uri) from None
 
+    def _finish_call(self) -> None:
+        """Ask how the call ended: where a write noticed it first, the reader sees a plain end."""
+        with self._writing:
+            try:
+                self._writer.close()
+            except (fl.FlightError, pa.ArrowException, OSError) as error:
+                raise from_flight(error, self._uri) from None
+
     def write(self, meta: bytes, data: bytes | memoryview | None) -> None:
-        try:
-            if data is None:
-                self._writer.write_metadata(meta)
-            else:
-                self._writer.write_with_metadata(to_batch(data), meta)
-        except (fl.FlightError, pa.ArrowException, OSError) as error:
-            raise from_flight(error, self._uri) from None
+        with self._writing:
+            try:
+                if data is None:
+                    self._writer.write_metadata(meta)
+                else:
+                    self._writer.write_with_metadata(to_batch(data), meta)
+            except (fl.FlightError, pa.ArrowException, OSError) as error:
+                raise from_flight(error, self._uri) from None
 
     def finish(self) -> None:
-        try:
-            self._writer.done_writing()
-        except (fl.FlightError, pa.ArrowException, OSError) as error:
-            raise from_flight(error, self._uri) from None
+        with self._writing:
+            try:
+                self._writer.done_writing()
+            except (fl.FlightError, pa.ArrowException, OSError) as error:
+                raise from_flight(error, self._uri) from None
 
     def cancel(self) -> None:
         self._reader.cancel()
 
     def dispose(self) -> None:
         """Once nobody reads: end the call here, or Arrow prints how it ended when it is collected."""
-        try:
-            self._writer.close()
-        except (fl.FlightError, pa.ArrowException, OSError):
-            return  # receive and send have told
+        with contextlib.suppress(AiosError):  # receive and send have told
+            self._finish_call()

@@ -130,13 +130,13 @@ class SearchRequest:
     scope: Literal["local", "network"] = "local"
     modalities: tuple[str, ...] | None = None
     namespace: str | None = None
-    columns: tuple[str, ...] | None = None  # the server selects them; a port may use them to read less
+    columns: tuple[str, ...] | None = None
     space: str | None = None
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Hits, best first, in the columns of ``tables.SEARCH_SCHEMA``, and whether every node answered."""
+    """Hits, best first, with the columns asked for (default: ``HITS``), and whether every node answered."""
 
     hits: pa.Table
     complete: bool = True

@@ -11,6 +11,7 @@ import pyarrow.flight as fl
 from aios_node.engine.errors import BadRequest, TransferAborted
 from aios_node.flight.batches import read_batches, read_schema
 from aios_node.flight.calls import Call
+from aios_node.flight.errors import clip
 from aios_node.flight.limits import Limits, require_size
 from aios_node.memory import rows
 from aios_node.memory.schema import Limits as RowLimits
@@ -53,4 +54,8 @@ def check_columns(schema: Any) -> None:
 
     The memory room's own check of rows, given none: what it says about columns, it says before any row is read.
     """
-    rows.read_rows(schema.empty_table(), RowLimits())
+    try:
+        empty = schema.empty_table()
+    except (pa.ArrowException, NotImplementedError) as error:
+        raise BadRequest(f"a column has a type that memory tables do not know: {clip(str(error), 200)}") from None
+    rows.read_rows(empty, RowLimits())

@@ -17,27 +17,8 @@ import pyarrow as pa
 from aios_node.engine.errors import BadRequest, TooLarge, choices
 from aios_node.flight.limits import Limits, require_size
 from aios_node.flight.ports import SearchRequest
+from aios_node.memory.retrieve import CHOOSABLE, HITS
 from aios_node.memory.schema import MODALITIES, check_table_name, pick_columns
-
-SEARCH_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string()),
-        pa.field("created_at", pa.timestamp("us", tz="UTC")),
-        pa.field("modality", pa.string()),
-        pa.field("text", pa.string()),
-        pa.field("namespace", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("tags", pa.list_(pa.string())),
-        pa.field("metadata", pa.string()),
-        pa.field("score", pa.float32()),
-        pa.field("similarity", pa.float32()),
-        pa.field("association", pa.float32()),
-        pa.field("text_score", pa.float32()),
-        pa.field("recency", pa.float32()),
-        pa.field("node", pa.string()),
-    ]
-)
-"""Columns of hits, best first; signals that were not computed are null."""
 
 QUERY_FIELDS = ("text", "vector", "image", "audio")
 
@@ -77,7 +58,7 @@ def search_fields(request: SearchRequest) -> dict[str, Any]:
 
 def result_schema(request: SearchRequest) -> pa.Schema:
     """The columns of the hits of ``request``. Raises ``BadRequest`` for an unknown column."""
-    return pick_columns(request.columns, SEARCH_SCHEMA)
+    return HITS if request.columns is None else pick_columns(request.columns, CHOOSABLE)
 
 
 def check_vector(values: Any, limits: Limits, what: str) -> tuple[float, ...]:
@@ -162,7 +143,7 @@ def _modalities(key: str, value: Any, limits: Limits) -> tuple[str, ...]:
 
 def _columns(key: str, value: Any, limits: Limits) -> tuple[str, ...]:
     names = _names(key, value, limits)
-    pick_columns(names, SEARCH_SCHEMA)
+    pick_columns(names, CHOOSABLE)
     return names
 
 

@@ -24,7 +24,10 @@ def sync(
     limits: Limits,
     cut: Callable[[], object],
 ) -> None:
-    """Hand an accepted sync stream to the node. Peers only; ``cut`` breaks the connection."""
+    """Hand an accepted sync stream to the node; ``cut`` breaks the connection.
+
+    For peers, and for everyone on an open listener (loopback). Raises ``Unauthorized`` for others.
+    """
     principal = call.principal
     if principal is None or principal.kind not in {"peer", "open"}:
         raise Unauthorized("sync is for peers: connect to the peers' listener with a trusted certificate")

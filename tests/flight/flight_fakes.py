@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ from aios_node.flight.ports import (
     ShardFile,
     TableInfo,
 )
-from aios_node.flight.queries import SEARCH_SCHEMA
+from aios_node.memory.retrieve import CHOOSABLE, HITS
 
 DIMENSION = 4
 TENSORS = {
@@ -56,6 +57,13 @@ NOTES = pa.table(
         "embedding": pa.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], pa.list_(pa.float32())),
     }
 )
+
+FILLED = {
+    "created_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    "namespace": "default",
+    "tags": ["fruit"],
+    "node": "here",
+}
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:
@@ -188,12 +196,14 @@ class FakeMemory:
         vectors = np.array(rows.column("embedding").to_pylist(), np.float32).reshape(rows.num_rows, DIMENSION)
         scores = vectors @ np.asarray(query, np.float32)
         best = np.argsort(-scores, kind="stable")[: request.k]
-        columns = {name: pa.nulls(len(best), SEARCH_SCHEMA.field(name).type) for name in SEARCH_SCHEMA.names}
-        picked = rows.take(pa.array(best))
-        columns |= {name: picked.column(name) for name in picked.column_names if name in columns}
+        count, picked = len(best), rows.take(pa.array(best))
+        columns: dict[str, Any] = {field.name: pa.nulls(count, field.type) for field in CHOOSABLE}
+        columns |= {name: pa.array([value] * count) for name, value in FILLED.items()}
+        columns |= {name: picked.column(name) for name in picked.column_names}
         columns["score"] = pa.array(scores[best], pa.float32())
-        columns["node"] = pa.array(["here"] * len(best))
-        return SearchResult(pa.table(columns, SEARCH_SCHEMA), not self.incomplete, self.incomplete)
+        schema = HITS if request.columns is None else pa.schema([CHOOSABLE.field(name) for name in request.columns])
+        hits = pa.table([columns[field.name].cast(field.type) for field in schema], schema)
+        return SearchResult(hits, not self.incomplete, self.incomplete)
 
 
 @dataclass

@@ -170,8 +170,8 @@ def test_search_by_vector(client: fl.FlightClient, fakes: FakePorts) -> None:
 
 def test_search_with_columns_and_missing_nodes(serve: Serve, fakes: FakePorts) -> None:
     fakes.memory.incomplete = ("edge",)
-    hits, metas = search(serve.client(), table="notes", text="red", columns=["score", "id"])
-    assert hits.column_names == ["score", "id"]
+    hits, metas = search(serve.client(), table="notes", text="red", columns=["score", "id", "embedding"])
+    assert hits.column_names == ["score", "id", "embedding"]
     assert json.loads(metas[-1]) == {"complete": False, "missing": ["edge"]}
 
 
@@ -303,7 +303,7 @@ def test_actions(client: fl.FlightClient) -> None:
         (command(op="search", table="notes", image="!!"), "bad_request", "base64"),
         (command(op="search", table="notes", text="x", scope="world"), "bad_request", "network"),
         (command(op="search", table="notes", text="x", modalities=["smell"]), "bad_request", "smell"),
-        (command(op="search", table="notes", text="x", columns=["payload"]), "bad_request", "payload"),
+        (command(op="search", table="notes", text="x", columns=["paylaod"]), "bad_request", "did you mean payload"),
         (command(op="search", table="notes", text="x", columns=["id", "id"]), "bad_request", "twice"),
         (command(op="search", table="notes", text="x", filter="a" * 100_000), "too_large", "filter"),
     ],
@@ -375,10 +375,14 @@ def test_bad_actions(client: fl.FlightClient, name: str, body: bytes, code: str,
         ({"embedding": [[1, 2]]}, "embedding"),
         ({"text": ["a"], "last_access": [1]}, "last_access"),
         ({"text": pa.array([], pa.string())}, "no rows"),
+        ({"text": pa.array(["a"]), "source": pa.array([1], pa.dictionary(pa.int8(), pa.int64()))}, "source"),
+        ({"text": pa.array([{"a": 1}])}, "text"),
+        ({"text": pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array(["a"]))}, "text"),
+        (pa.table([["a"], ["b"]], ["text", "text"]), "twice"),
     ],
 )
-def test_bad_rows(client: fl.FlightClient, fakes: FakePorts, columns: dict, says: str) -> None:
-    rows = pa.table(columns)
+def test_bad_rows(client: fl.FlightClient, fakes: FakePorts, columns: dict | pa.Table, says: str) -> None:
+    rows = columns if isinstance(columns, pa.Table) else pa.table(columns)
 
     def put() -> None:
         writer, answers = client.do_put(fl.FlightDescriptor.for_path("memory", "notes"), rows.schema)
@@ -402,7 +406,6 @@ def test_bad_rows(client: fl.FlightClient, fakes: FakePorts, columns: dict, says
         (("encode", "tinny"), pa.schema([("text", pa.string())]), "unknown_model", "tiny"),
         (("search", "notes"), pa.schema([("id", pa.string())]), "bad_request", "vector"),
         (("search", "notes"), pa.schema([("vector", pa.list_(pa.int8()))]), "bad_request", "float"),
-        (("sync",), pa.schema([("data", pa.binary())]), "unauthorized", "peers"),
         (("weights", "tiny"), pa.schema([("data", pa.binary())]), "bad_request", "encode"),
     ],
 )
@@ -410,10 +413,11 @@ def test_bad_exchanges(client: fl.FlightClient, path: tuple, schema: pa.Schema, 
     writer, reader = client.do_exchange(fl.FlightDescriptor.for_path(*path))
 
     def exchange() -> None:
-        writer.begin(schema)
-        writer.write_table(schema.empty_table())
-        writer.done_writing()
-        reader.read_all()
+        with writer:  # where the refusal came before the first message, only leaving this tells it
+            writer.begin(schema)
+            writer.write_table(schema.empty_table())
+            writer.done_writing()
+            reader.read_all()
 
     with pytest.raises(fl.FlightError) as caught:
         exchange()

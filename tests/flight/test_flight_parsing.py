@@ -25,7 +25,8 @@ from aios_node.flight.descriptors import (
 )
 from aios_node.flight.limits import Limits
 from aios_node.flight.ports import SearchRequest
-from aios_node.flight.queries import SEARCH_SCHEMA, parse_search, result_schema, search_fields
+from aios_node.flight.queries import parse_search, result_schema, search_fields
+from aios_node.memory.retrieve import HITS
 from aios_node.memory.schema import MODALITIES
 
 LIMITS = Limits()
@@ -103,7 +104,7 @@ requests = st.builds(
     scope=st.sampled_from(["local", "network"]),
     modalities=st.none() | st.permutations(MODALITIES).map(tuple),
     namespace=st.none() | st.just("home"),
-    columns=st.none() | st.permutations(SEARCH_SCHEMA.names).map(lambda names: tuple(names[:3])),
+    columns=st.none() | st.permutations(HITS.names).map(lambda names: tuple(names[:3])),
     space=st.none() | st.just("s"),
 )
 
@@ -112,7 +113,7 @@ requests = st.builds(
 def test_searches_survive_commands_and_tickets(request: SearchRequest) -> None:
     travelled = json.loads(json.dumps(search_fields(request)))
     assert parse_search(travelled, LIMITS) == request
-    assert result_schema(request).names == list(request.columns or SEARCH_SCHEMA.names)
+    assert result_schema(request).names == list(request.columns or HITS.names)
 
 
 def test_the_search_of_an_exchange_carries_no_query() -> None:

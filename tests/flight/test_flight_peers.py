@@ -19,7 +19,6 @@ from aios_node.engine.errors import (
     ProtocolError,
     TransferAborted,
     Unauthenticated,
-    Unauthorized,
     Unavailable,
 )
 from aios_node.flight.auth import by_certificate
@@ -202,9 +201,11 @@ def test_refused_and_broken_links_print_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_sync_on_a_listener_without_peers(serve: Serve) -> None:
-    with pytest.raises(Unauthorized, match="peers"), PeerLink(serve.listener().uri) as refused:
-        refused.receive(60)
+def test_on_an_open_listener_everyone_is_a_peer(serve: Serve, fakes: FakePorts) -> None:
+    with PeerLink(serve.listener().uri) as opened:
+        opened.send(b"hello")
+        assert opened.receive(60) == (b"hello", None)
+    assert [principal.kind for principal in fakes.sync.principals] == ["open"]
 
 
 def test_a_new_certificate_is_trusted_after_a_restart_on_the_same_port(
