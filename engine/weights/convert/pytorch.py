@@ -48,7 +48,8 @@ def _load(path: Path) -> Any:
     except Corrupt:
         raise
     except Exception as error:  # whatever torch's readers raise for a damaged file; they list no types
-        raise Corrupt(f"not a checkpoint that can be read safely: {str(error).splitlines()[0][:200]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise Corrupt(f"not a checkpoint that can be read safely: {reason}") from None
 
 
 def _check_archive(path: Path) -> None:
