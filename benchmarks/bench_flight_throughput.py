@@ -2,7 +2,8 @@
 
 Server and rival live in one other process, the clients in this one. Every round runs every case once, so
 that the ratios compare neighbours in time: a ratio is the median over the rounds of (seconds of the raw
-socket) / (seconds of the case), per byte; 1.0 means as fast as the raw socket.
+socket) / (seconds of the case), per byte; 1.0 means as fast as the raw socket. CPU seconds count both
+processes; they say more than the clock when other programs use the same cores.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import psutil
 
 from aios_node.engine.weights.parquet import write_shard
 from aios_node.flight.auth import anyone
@@ -132,16 +135,32 @@ def receive_flight(client: Any, raw: bool) -> int:
     return total
 
 
-def measure(cases: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every case in every round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
+def cpu_seconds(*processes: psutil.Process) -> float:
+    """User and system time so far."""
+    times = [process.cpu_times() for process in processes]
+    return sum(t.user + t.system for t in times)
+
+
+@dataclass
+class Samples:
+    """One case over the rounds."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)  # of both processes
+
+
+def measure(cases: dict[str, Callable[[], int]], rounds: int, server: psutil.Process) -> dict[str, Samples]:
+    """Every case in every round, after one round that does not count."""
+    samples = {name: Samples() for name in cases}
+    me = psutil.Process()
     for number in range(rounds + 1):
-        for name, run in cases.items():
-            start = time.perf_counter()
-            run()
+        for name, fetch in cases.items():
+            cpu, start = cpu_seconds(me, server), time.perf_counter()
+            fetch()
             if number:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                samples[name].wall.append(time.perf_counter() - start)
+                samples[name].cpu.append(cpu_seconds(me, server) - cpu)
+    return samples
 
 
 def run(mib: int = 256, rounds: int = 9) -> dict[str, object]:
@@ -159,18 +178,20 @@ def run(mib: int = 256, rounds: int = 9) -> dict[str, object]:
                 "do_get_rows": lambda: receive_flight(client, raw=False),
             }
             sizes = {case: fetch() for case, fetch in cases.items()}
-            seconds = measure(cases, rounds)
+            samples = measure(cases, rounds, psutil.Process(server.pid))
             client.close()
             server.communicate()
     figures: dict[str, object] = {"megabytes": round(version.bytes / 1e6), "shards": len(version.shards)}
-    for case, times in seconds.items():
-        pairs = zip(seconds["raw_socket"], times, strict=True)
-        ratio = statistics.median(b / t for b, t in pairs) * sizes[case] / sizes["raw_socket"]
+    baseline = samples["raw_socket"].wall
+    for case, sample in samples.items():
+        ratio = statistics.median(b / t for b, t in zip(baseline, sample.wall, strict=True))
+        ratio *= sizes[case] / sizes["raw_socket"]
+        unit: dict[str, object] = {"value": round(ratio, 3), "unit": "of a raw socket copy"}
         figures[case] = {
-            "gb_per_s": round(sizes[case] / statistics.median(times) / 1e9, 3),
-            "ratio": {"value": round(ratio, 3), "unit": "of a raw socket copy"},
+            "gb_per_s": round(sizes[case] / statistics.median(sample.wall) / 1e9, 3),
+            "cpu_s_per_gb": round(statistics.median(sample.cpu) / sizes[case] * 1e9, 3),
+            "ratio": unit | ({"target": ">= 0.8"} if case == "do_get_raw" else {}),
         }
-    figures["do_get_raw"]["ratio"]["target"] = ">= 0.8"  # type: ignore[index]  # a dict, built above
     return figures
 
 

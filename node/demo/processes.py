@@ -56,8 +56,8 @@ class DemoNode:
         made = self._run(["init", str(self.folder), "--preset", self.preset, "--name", self.name, "--tls", tls])
         self.node_id = made["node_id"]
 
-    def start(self) -> None:
-        """``aios-node run``, until it prints that it is ready."""
+    def start(self, *, details: bool = True) -> None:
+        """``aios-node run``, until it prints that it is ready; ``details``: ask it for its peer address as well."""
         log = (self.folder / "log.txt").open("w", encoding="utf-8")
         with log:
             self._process = subprocess.Popen(
@@ -68,7 +68,8 @@ class DemoNode:
                 env=_environment(),
             )
         self.uri = self._ready_line(self._process).split()[1]
-        self.peer_uri = self.call("status")["peer_address"] or ""
+        if details:
+            self.peer_uri = self.call("status")["peer_address"] or ""
 
     def call(self, *arguments: str) -> Any:
         """A command of ``aios-node`` on this node; returns its JSON."""
