@@ -6,7 +6,6 @@ not compute (association, full text, recency) are null, never guessed.
 
 from __future__ import annotations
 
-import itertools
 import json
 import sqlite3
 from dataclasses import dataclass
@@ -67,10 +66,13 @@ def search(connection: sqlite3.Connection, view: View, query: Query) -> tuple[pa
 
 
 def _chosen(connection: sqlite3.Connection, where: Predicate) -> NDArray[np.int64]:
-    """The seqs of the rows that the filter lets through, ascending."""
-    statement = f"SELECT seq FROM rows WHERE {where.sql} ORDER BY seq"  # noqa: S608 - a Predicate's SQL, values apart
-    found = connection.execute(statement, where.values)
-    return np.fromiter(itertools.chain.from_iterable(found), np.int64)
+    """The seqs of the rows that the filter lets through, in any order.
+
+    SQLite joins the numbers and NumPy splits them: for many rows a quarter of the time of one tuple each.
+    """
+    statement = f"SELECT group_concat(seq) FROM rows WHERE {where.sql}"  # noqa: S608 - a Predicate's SQL, values apart
+    (joined,) = connection.execute(statement, where.values).fetchone()
+    return np.fromstring(joined or "", np.int64, sep=",")
 
 
 def _cut(connection: sqlite3.Connection, seqs: NDArray[np.int64], similarity: NDArray[np.float32], k: int) -> list[int]:

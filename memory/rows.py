@@ -247,12 +247,11 @@ def _tags(column: pa.ChunkedArray, limits: Limits) -> list[str]:
             inner = inner.value_type
         return inner is not None and (_is_string(inner) or bool(types.is_null(inner)))
 
-    found = []
-    for row, tags in enumerate(_typed(column, "tags", accepts, "list of string").to_pylist()):
+    values = _typed(column, "tags", accepts, "list of string").to_pylist()
+    for row, tags in enumerate(values):
         for problem in _tag_problems(tags or [], limits):
             raise _bad("tags", row, problem)
-        found.append(json.dumps(tags or [], ensure_ascii=False))
-    return found
+    return [json.dumps(tags, ensure_ascii=False) if tags else "[]" for tags in values]
 
 
 def _tag_problems(tags: list[Any], limits: Limits) -> Iterator[str]:
