@@ -127,7 +127,8 @@ def _small_rows(file: ParquetMap, number: int, group: RowGroup) -> Iterator[dict
     with parquet_errors():
         for batch in file.arrow.iter_batches(at_once, row_groups=[number], columns=columns, use_threads=False):
             for name in _TEXTS.intersection(columns):
-                longest = pc.max(pc.binary_length(batch[name])).as_py() or 0
+                lengths = pc.call_function("binary_length", [batch[name]])
+                longest = pc.call_function("max", [lengths]).as_py() or 0
                 if longest > MAX_TEXT_BYTES:
                     raise Corrupt(f"column {name!r} holds a text of {longest} bytes; at most {MAX_TEXT_BYTES}")
             yield from batch.to_pylist()
