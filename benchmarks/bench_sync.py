@@ -53,8 +53,8 @@ def measure(folder: Path) -> dict[str, object]:
         "held-out MRR before": round(trained.report.before.mrr, 3),
         "held-out MRR after": round(trained.report.after.mrr, 3),
     }
-    for precision in old:
-        base = write_folder(folder / precision / "v1", old[precision], source.files)
+    for precision, weights in old.items():
+        base = write_folder(folder / precision / "v1", weights, source.files)
         target = write_folder(folder / precision / "v2", new[precision], source.files, parents=[base.version])
         figures[precision] = compare(folder / precision, base, target)
     return figures
