@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from aios_node.engine.errors import BadRequest
-from aios_node.memory.retrieve import HITS
-from aios_node.memory.schema import declared_space
+from aios_node.memory.retrieve import CHOOSABLE, HITS
+from aios_node.memory.schema import declared_space, pick_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,31 +27,35 @@ class Merged:
     missing: tuple[str, ...]
 
 
-def merge_hits(answers: Mapping[str, pa.Table | None], k: int, *, space: str | None = None) -> Merged:
+def merge_hits(
+    answers: Mapping[str, pa.Table | None], k: int, *, space: str | None = None, extra: Sequence[str] = ()
+) -> Merged:
     """The ``k`` best of all nodes' hits, ordered by (-score, node, id), each memory once.
 
     ``answers`` maps a node's name to its hits (None: it did not answer). Of several hits with the same id, or
     the same kind and text, the best stays. ``space``: an answer that names another embedding space is missing.
+    ``extra`` names columns that the answers carry beyond ``HITS`` and that the merged hits keep.
     """
+    schema = pick_columns([*HITS.names, *extra], CHOOSABLE)
     rows, missing = [], []
     for node in sorted(answers):
-        hits = _checked(answers[node], space)
+        hits = _checked(answers[node], space, schema)
         if hits is None:
             missing.append(node)
         else:
             rows.append(_named(hits, node))
-    together = pa.concat_tables([HITS.empty_table(), *rows])
+    together = pa.concat_tables([schema.empty_table(), *rows])
     return Merged(_best(together, k), not missing, tuple(missing))
 
 
-def _checked(hits: pa.Table | None, space: str | None) -> pa.Table | None:
-    """The answer in the columns of ``HITS``, or None when it is unusable."""
+def _checked(hits: pa.Table | None, space: str | None, schema: pa.Schema) -> pa.Table | None:
+    """The answer in the columns of ``schema``, or None when it is unusable."""
     if hits is None:
         return None
     try:
         hits.validate(full=True)
         named = declared_space(hits.schema)
-        fitting = hits.select(HITS.names).cast(HITS)
+        fitting = hits.select(schema.names).cast(schema)
     except (pa.ArrowException, KeyError, ValueError, BadRequest):
         return None
     if space is not None and named not in (None, space):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from aios_node.engine.errors import Corrupt
@@ -87,7 +88,11 @@ def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
 
 def file_bytes(folder: Path) -> int:
     """Bytes of the table's files, the write-ahead log included."""
-    return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+    total = 0
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):  # whoever closes last takes the write-ahead log away
+            total += entry.stat().st_size
+    return total
 
 
 def _open(folder: Path, mode: str) -> sqlite3.Connection:

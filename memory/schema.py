@@ -83,9 +83,14 @@ class TableStats:
     modalities: dict[str, int]
 
 
+def is_table_name(name: str) -> bool:
+    """Whether ``name`` may name a table, and so a folder."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def check_table_name(name: str) -> str:
-    """Return ``name`` if it may name a table (and so a folder); raises ``BadRequest``."""
-    if isinstance(name, str) and _NAME.fullmatch(name):
+    """Return ``name`` if it may name a table; raises ``BadRequest``."""
+    if is_table_name(name):
         return name
     raise BadRequest(
         f"{str(name)[:80]!r} cannot name a memory table: use 1 to 64 of a-z, 0-9, '_' and '-', "

@@ -29,7 +29,15 @@ from aios_node.memory.fetch import READABLE
 from aios_node.memory.filters import compile_filter
 from aios_node.memory.predicates import Predicate, with_ids
 from aios_node.memory.rows import RowBatch, read_rows, revised
-from aios_node.memory.schema import COLUMNS, Limits, TableStats, check_table_name, declared_space, pick_columns
+from aios_node.memory.schema import (
+    COLUMNS,
+    Limits,
+    TableStats,
+    check_table_name,
+    declared_space,
+    is_table_name,
+    pick_columns,
+)
 from aios_node.memory.storage import clear_errors, sync_folder
 from aios_node.memory.table import MemoryTable
 
@@ -158,12 +166,15 @@ class MemoryStore:
     def embed_missing(self, table: str = "default", *, batch_rows: int = 256) -> int:
         """Embed all texts that have no embedding yet; returns how many rows got one.
 
-        Other writers get their turn between batches. Raises ``BadRequest`` when no open model fits the table.
+        A table whose vectors are of another space is left as it is. Other writers get their turn between
+        batches. Raises ``BadRequest`` when no model is open.
         """
         target = self._table(table)
+        if self.embedder is None:
+            raise BadRequest(f"no model is open that could embed the texts of memory table {table}")
         model = fitting(self.embedder, target.facts(), None)
         if model is None:
-            raise BadRequest(f"no model of the space of memory table {table} is open")
+            return 0
         done, after = 0, 0
         while rows := target.unembedded(after, batch_rows):
             after = rows[-1][0]
@@ -246,7 +257,8 @@ class MemoryStore:
     def tables(self) -> list[str]:
         """Names of all tables."""
         with clear_errors(f"memory folder {self.path}"):
-            return sorted(entry.parent.name for entry in self.path.glob(f"[!.]*/{log.FILE}"))
+            found = (entry.parent.name for entry in self.path.glob(f"*/{log.FILE}"))
+            return sorted(name for name in found if is_table_name(name))
 
     def stats(self, table: str = "default") -> TableStats:
         """What the table holds now."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aios_node.engine.errors import BadRequest
 from aios_node.memory import HITS, MemoryStore, merge_hits
 from aios_node.memory.schema import SPACE_KEY
 
@@ -101,6 +102,20 @@ def test_an_unusable_answer_is_missing_and_spoils_nothing(answer: pa.Table | Non
 def test_nodes_are_named_by_whoever_asks() -> None:
     liar = hits({"id": "a", "score": 0.5, "node": "someone else"})
     assert merge_hits({"liar": liar}, 1).hits.column("node").to_pylist() == ["liar"]
+
+
+def test_further_columns_are_kept_where_asked_for() -> None:
+    rows = hits({"id": "a", "score": 0.5}, {"id": "b", "score": 0.7})
+    full = rows.append_column("importance", pa.array([1.0, 2.0], pa.float32()))
+    merged = merge_hits({"full": full, "lacking": rows}, 5, extra=["importance"])
+    assert merged.hits.select(["id", "importance"]).to_pylist() == [
+        {"id": "b", "importance": 2.0},
+        {"id": "a", "importance": 1.0},
+    ]
+    assert merged.missing == ("lacking",)
+    assert merge_hits({"full": full}, 5).hits.column_names == HITS.names
+    with pytest.raises(BadRequest, match="unknown column 'colour'"):
+        merge_hits({}, 5, extra=["colour"])
 
 
 def test_no_answers_at_all_is_an_empty_table() -> None:
