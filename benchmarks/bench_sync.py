@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from aios_node.delta.codecs import CODECS
+from aios_node.delta.codec.codecs import CODECS
 from aios_node.engine.evolve.adapt import adapt
 from aios_node.engine.evolve.config import LoRAConfig
 from aios_node.engine.evolve.pairs import Document, make_pairs, split_pairs

@@ -8,7 +8,7 @@ if __name__ == "delta":
     raise ImportError("import this package as aios_node.delta, not as delta")
 
 if TYPE_CHECKING:
-    from aios_node.delta.diff import apply, apply_from, encode, encode_to
+    from aios_node.delta.codec.diff import apply, apply_from, encode, encode_to
 
 __all__ = ["apply", "apply_from", "encode", "encode_to"]
 
@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     """Load the codec only when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from aios_node.delta import diff
+    from aios_node.delta.codec import diff
 
     return getattr(diff, name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from aios_node.delta.codec.plan import same_layout
 from aios_node.delta.limits import Limits, check_size
 from aios_node.delta.names import short
-from aios_node.delta.plan import same_layout
 from aios_node.engine.errors import HashMismatch, NoBase
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.manifest import Manifest, TensorEntry, expected_nbytes, quant_of, tensor_hash

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aios_node.delta.envelope import Envelope, seal
 from aios_node.delta.names import check_model, check_version
-from aios_node.delta.store import VersionStore
+from aios_node.delta.store.store import VersionStore
 from aios_node.engine.errors import Corrupt, UnknownVersion
 from aios_node.node.access import Access
 from aios_node.node.config import NodeConfig

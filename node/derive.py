@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from aios_node.delta.events import Event
 from aios_node.delta.offers import Source
+from aios_node.delta.store.events import Event
 from aios_node.engine.errors import AiosError
 from aios_node.node import jobs
 

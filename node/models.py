@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from aios_node.delta.events import Event
-from aios_node.delta.store import VersionStore
+from aios_node.delta.store.events import Event
+from aios_node.delta.store.store import VersionStore
 from aios_node.engine.errors import AiosError, AmbiguousModel, BadRequest, Unavailable, UnknownModel, choices
 
 if TYPE_CHECKING:

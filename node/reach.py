@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aios_node.delta.folderlock import FolderLock, read_owner
+from aios_node.delta.store.folderlock import FolderLock, read_owner
 from aios_node.engine.errors import FolderLocked, Unavailable
 from aios_node.node.config.sources import gather
 from aios_node.node.files import read_json, storage_error, write_json

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from aios_node.delta.events import Event
-from aios_node.delta.folderlock import FolderLock
+from aios_node.delta.store.events import Event
+from aios_node.delta.store.folderlock import FolderLock
 from aios_node.engine.errors import AiosError, BadConfig
 from aios_node.flight.calls import CallRecord
 from aios_node.flight.ports import Ports

@@ -56,7 +56,7 @@ def compare(job: CompareJob, progress: Progress) -> dict[str, Any]:
 
 def diff(job: DiffJob, progress: Progress) -> dict[str, Any]:
     """What changed tensor by tensor, and the sizes of the delta and of a full copy on the wire."""
-    from aios_node.delta.diff import encode_to
+    from aios_node.delta.codec.diff import encode_to
     from aios_node.engine.weights.folder import read_folder
 
     base, target = read_folder(job.base), read_folder(job.target)

@@ -33,8 +33,8 @@ class ApplyJob:
 
 def build_package(job: PackageJob, progress: Progress) -> PackageInfo:
     """Write the package to ``job.out``; the same job always gives the same bytes."""
-    from aios_node.delta.body import Coding
-    from aios_node.delta.package import build_package as build
+    from aios_node.delta.codec.body import Coding
+    from aios_node.delta.package.package import build_package as build
     from aios_node.engine.weights.folder import read_folder
 
     with job.out.open("w+b") as out:
@@ -50,7 +50,7 @@ def build_package(job: PackageJob, progress: Progress) -> PackageInfo:
 
 def apply_package(job: ApplyJob, progress: Progress) -> bytes | None:
     """Check the package, apply it to its base, write the version; returns the envelope that came along."""
-    from aios_node.delta.package import open_package
+    from aios_node.delta.package.package import open_package
     from aios_node.engine.weights.folder import read_folder, write_folder
 
     base = read_folder(job.base) if job.base else None

@@ -15,7 +15,7 @@ from aios_node.node.operations.general import NoArgs, model_summary
 from aios_node.node.operations.registry import Args, Progress, operation
 
 if TYPE_CHECKING:
-    from aios_node.delta.heads import Pointers
+    from aios_node.delta.store.heads import Pointers
     from aios_node.node.core import NodeCore
 
 Quant = Literal["none", "fp16", "int8", "int4", "int2"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from aios_node.delta.store import VersionStore
+from aios_node.delta.store.store import VersionStore
 from aios_node.engine.errors import UnknownVersion
 from aios_node.flight.ports import ModelVersion, ShardFile
 

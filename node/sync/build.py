@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aios_node.delta.chunks import TransferKey
-from aios_node.delta.effects import TransferDone
 from aios_node.delta.envelope import Envelope, check_envelope
+from aios_node.delta.exchange.effects import TransferDone
+from aios_node.delta.exchange.session import SyncSession
 from aios_node.delta.offers import Decision, Offer
-from aios_node.delta.session import SyncSession
 from aios_node.engine.errors import Unauthenticated
 from aios_node.flight.ports import Principal
 from aios_node.node import jobs

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from aios_node.delta.effects import CommitTransfer, Effect, PreparePackage, Send, SessionDone, TransferResult
-from aios_node.delta.session import Answer, SyncSession
+from aios_node.delta.exchange.effects import CommitTransfer, Effect, PreparePackage, Send, SessionDone, TransferResult
+from aios_node.delta.exchange.session import Answer, SyncSession
 from aios_node.engine.errors import AiosError, TransferAborted
 from aios_node.flight.ports import SyncTransport
 

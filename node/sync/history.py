@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aios_node.delta.effects import TransferResult
+from aios_node.delta.exchange.effects import TransferResult
 
 KEPT = 512
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aios_node.delta.chunks import TransferKey
 from aios_node.delta.offers import PackageInfo
-from aios_node.delta.store import VersionStore
+from aios_node.delta.store.store import VersionStore
 from aios_node.node import jobs
 from aios_node.node.files import read_json, write_json
 from aios_node.node.workers import Workers

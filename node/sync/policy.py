@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from aios_node.delta.heads import Heads
 from aios_node.delta.names import short
 from aios_node.delta.offers import Decision, Offer
+from aios_node.delta.store.heads import Heads
 from aios_node.engine.errors import Unauthorized
 from aios_node.flight.ports import Principal, Right
 from aios_node.node.patterns import chosen

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import structlog
 
-from aios_node.delta.effects import TransferDone
-from aios_node.delta.events import Event
-from aios_node.delta.session import SyncSession
+from aios_node.delta.exchange.effects import TransferDone
+from aios_node.delta.exchange.session import SyncSession
+from aios_node.delta.store.events import Event
 from aios_node.engine.errors import AiosError
 from aios_node.flight.ports import Principal, SyncTransport
 from aios_node.node.config import NodeConfig

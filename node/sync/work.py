@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aios_node.delta.chunks import TransferKey
-from aios_node.delta.effects import (
+from aios_node.delta.exchange.effects import (
     CommitTransfer,
     DiscardStaged,
     Effect,
@@ -21,10 +21,10 @@ from aios_node.delta.effects import (
     StageChunk,
     TransferDone,
 )
+from aios_node.delta.exchange.session import Answer
 from aios_node.delta.offers import Offer, PackageInfo, Resume
-from aios_node.delta.session import Answer
-from aios_node.delta.staging import Staging
-from aios_node.delta.transfer import Transfer
+from aios_node.delta.staging.staging import Staging
+from aios_node.delta.staging.transfer import Transfer
 from aios_node.engine.errors import NoBase
 from aios_node.node.sync.outgoing import OutgoingPackages
 

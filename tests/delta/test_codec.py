@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tensors import Weights, hashes, quantized, random_bits, versions
 
 from aios_node import delta
-from aios_node.delta.body import Coding
-from aios_node.delta.codecs import CODECS, choose, codec_named, smallest
-from aios_node.delta.planes import Element
+from aios_node.delta.codec.body import Coding
+from aios_node.delta.codec.codecs import CODECS, choose, codec_named, smallest
+from aios_node.delta.codec.planes import Element
 from aios_node.engine.errors import BadRequest, BadWeights, Corrupt, HashMismatch, NoBase, TooLarge
 from aios_node.engine.quant.blocks import QuantizedTensor
 from aios_node.engine.quant.dtypes import DTYPES

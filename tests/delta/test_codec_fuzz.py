@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tensors import Weights, hashes, quantized
 
 from aios_node import delta
-from aios_node.delta.body import Coding
-from aios_node.delta.compression import compress, decompress
+from aios_node.delta.codec.body import Coding
+from aios_node.delta.codec.compression import compress, decompress
+from aios_node.delta.codec.stream import write_section
 from aios_node.delta.limits import Limits
-from aios_node.delta.stream import write_section
 from aios_node.engine.errors import Corrupt, DataError, TooLarge
 from aios_node.engine.weights.manifest import TensorEntry, build_manifest
 from aios_node.engine.weights.names import canonical_json

@@ -13,8 +13,8 @@ from tensors import hashes
 
 from aios_node import delta
 from aios_node.delta.envelope import Envelope
-from aios_node.delta.package import open_package
-from aios_node.delta.wire import Chunk, decode, encode
+from aios_node.delta.exchange.wire import Chunk, decode, encode
+from aios_node.delta.package.package import open_package
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "delta"
 

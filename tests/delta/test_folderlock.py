@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aios_node.delta.folderlock import LOCK_NAME, FolderLock, Owner, read_owner
+from aios_node.delta.store.folderlock import LOCK_NAME, FolderLock, Owner, read_owner
 from aios_node.engine.errors import FolderLocked, StorageError
 
 HOLD = """
 import sys
-from aios_node.delta.folderlock import FolderLock
+from aios_node.delta.store.folderlock import FolderLock
 lock = FolderLock.acquire(sys.argv[1], address="grpc://127.0.0.1:7001")
 print("held", flush=True)
 sys.stdin.read()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_node.delta.heads import Facts, Heads, Member, ModelState, Pointers, expendable
 from aios_node.delta.offers import Source
+from aios_node.delta.store.heads import Facts, Heads, Member, ModelState, Pointers, expendable
 from aios_node.engine.errors import BadRequest, UnknownModel, UnknownVersion
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aios_node.delta.heads import Facts, Member, Pointers
-from aios_node.delta.headsdb import HeadsDatabase
 from aios_node.delta.offers import Source
+from aios_node.delta.store.heads import Facts, Member, Pointers
+from aios_node.delta.store.headsdb import HeadsDatabase
 from aios_node.engine.errors import Corrupt, StorageError, StorageFull
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensors import Weights, hashes, quantized, random_bits, versions
 
-from aios_node.delta.body import Coding
+from aios_node.delta.codec.body import Coding
 from aios_node.delta.limits import Limits
-from aios_node.delta.package import build_package, open_package
-from aios_node.delta.package_format import Settings
+from aios_node.delta.package.format import Settings
+from aios_node.delta.package.package import build_package, open_package
 from aios_node.engine.errors import Corrupt, DataError, HashMismatch, NoBase, TooLarge
 from aios_node.engine.weights.folder import VersionFolder, read_folder, write_folder
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sync_peers import Exchange, Fault, Node, version_of
 
-from aios_node.delta.effects import CommitTransfer, FindStaged, PreparePackage, ReadChunk, StageChunk
+from aios_node.delta.exchange.effects import CommitTransfer, FindStaged, PreparePackage, ReadChunk, StageChunk
+from aios_node.delta.exchange.session import SessionConfig
 from aios_node.delta.offers import Decision, Offer
-from aios_node.delta.session import SessionConfig
 from aios_node.engine.errors import (
     AiosError,
     BadWeights,

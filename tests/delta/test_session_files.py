@@ -12,9 +12,9 @@ import pytest
 from sync_peers import Exchange, Fault, Node
 from tensors import Weights
 
-from aios_node.delta.body import Coding
 from aios_node.delta.chunks import TransferKey
-from aios_node.delta.effects import (
+from aios_node.delta.codec.body import Coding
+from aios_node.delta.exchange.effects import (
     CommitTransfer,
     DiscardStaged,
     FindStaged,
@@ -24,8 +24,8 @@ from aios_node.delta.effects import (
     StageChunk,
 )
 from aios_node.delta.offers import Offer, PackageInfo, Resume
-from aios_node.delta.package import build_package, open_package
-from aios_node.delta.staging import Staging
+from aios_node.delta.package.package import build_package, open_package
+from aios_node.delta.staging.staging import Staging
 from aios_node.engine.errors import HashMismatch
 from aios_node.engine.weights.folder import VersionFolder, read_folder, write_folder
 

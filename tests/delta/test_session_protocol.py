@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from aios_node.delta.chunks import TransferKey, chunk_span
-from aios_node.delta.codecs import CODECS
-from aios_node.delta.effects import (
+from aios_node.delta.codec.codecs import CODECS
+from aios_node.delta.exchange.effects import (
     CommitTransfer,
     DiscardStaged,
     Effect,
@@ -24,11 +24,10 @@ from aios_node.delta.effects import (
     StageChunk,
     TransferDone,
 )
-from aios_node.delta.offers import Decision, Offer, PackageInfo, Resume
-from aios_node.delta.receiving import MOST_RANGES, In
-from aios_node.delta.sending import Out
-from aios_node.delta.session import Phase, SessionConfig, SyncSession
-from aios_node.delta.wire import (
+from aios_node.delta.exchange.receiving import MOST_RANGES, In
+from aios_node.delta.exchange.sending import Out
+from aios_node.delta.exchange.session import Phase, SessionConfig, SyncSession
+from aios_node.delta.exchange.wire import (
     Abort,
     Chunk,
     Commit,
@@ -41,6 +40,7 @@ from aios_node.delta.wire import (
     Want,
     encode,
 )
+from aios_node.delta.offers import Decision, Offer, PackageInfo, Resume
 from aios_node.engine.errors import BadRequest, Busy, HashMismatch, TransferAborted
 
 MINE, THEIRS, BASE, SHA = "a" * 64, "b" * 64, "c" * 64, "d" * 64

@@ -14,8 +14,8 @@ import pytest
 
 from aios_node.delta.chunks import MAX_CHUNK, MIN_CHUNK, TransferKey, as_ranges, chunk_count, chunk_size, chunk_span
 from aios_node.delta.disk import Step
-from aios_node.delta.staging import Staging
-from aios_node.delta.transfer import FLUSH_BYTES, Transfer
+from aios_node.delta.staging.staging import Staging
+from aios_node.delta.staging.transfer import FLUSH_BYTES, Transfer
 from aios_node.engine.errors import (
     BadRequest,
     Busy,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aios_node.delta.chunks import MIN_CHUNK, TransferKey, as_ranges, chunk_span
-from aios_node.delta.staging import Staging
-from aios_node.delta.transfer import Transfer
+from aios_node.delta.staging.staging import Staging
+from aios_node.delta.staging.transfer import Transfer
 from aios_node.engine.errors import Busy, HashMismatch, ProtocolError
 
 MEMORY = Path("/dev/shm")  # thousands of syncs: what is durable is tested elsewhere

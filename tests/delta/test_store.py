@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from aios_node.delta.chunks import TransferKey
-from aios_node.delta.events import Event
-from aios_node.delta.folderlock import FolderLock
-from aios_node.delta.heads import Pointers
 from aios_node.delta.offers import Source
-from aios_node.delta.store import VersionStore
+from aios_node.delta.store.events import Event
+from aios_node.delta.store.folderlock import FolderLock
+from aios_node.delta.store.heads import Pointers
+from aios_node.delta.store.store import VersionStore
 from aios_node.engine.errors import (
     AiosError,
     BadRequest,

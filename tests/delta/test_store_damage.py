@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from aios_node.delta.disk import Step
-from aios_node.delta.store import VersionStore
+from aios_node.delta.store.store import VersionStore
 from aios_node.engine.errors import Corrupt, HashMismatch, StorageError, StorageFull
 
 FILES = {"config.json": b"{}"}
@@ -228,7 +228,7 @@ def test_books_that_someone_else_locks_are_a_storage_error(tmp_path: Path) -> No
 LIMITED = """
     import resource, sys
     import numpy as np
-    from aios_node.delta.store import VersionStore
+    from aios_node.delta.store.store import VersionStore
     from aios_node.engine.errors import StorageFull
     with VersionStore.open(sys.argv[1]) as store:
         kept = store.commit("m", {"w": np.zeros(8, np.float32)}, {}, created_at="t")
@@ -242,7 +242,7 @@ LIMITED = """
 READ_ONLY = """
     import os, sys
     from pathlib import Path
-    from aios_node.delta.store import VersionStore
+    from aios_node.delta.store.store import VersionStore
     from aios_node.engine.errors import StorageError
     if os.getuid() == 0:
         os.setgroups([])

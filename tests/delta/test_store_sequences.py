@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aios_node.delta.disk import Step
-from aios_node.delta.heads import Pointers
-from aios_node.delta.pins import Pin
-from aios_node.delta.store import VersionStore
+from aios_node.delta.store.heads import Pointers
+from aios_node.delta.store.pins import Pin
+from aios_node.delta.store.store import VersionStore
 from aios_node.engine.errors import BadRequest, StorageFull, UnknownVersion
 
 MEMORY = Path("/dev/shm")  # thousands of syncs: what is durable is tested elsewhere

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_node.delta.offers import Offer, PackageInfo, Resume, Source
-from aios_node.delta.wire import (
+from aios_node.delta.exchange.wire import (
     DATA_BYTES,
     LINEAGE,
     METADATA_BYTES,
@@ -28,6 +27,7 @@ from aios_node.delta.wire import (
     decode,
     encode,
 )
+from aios_node.delta.offers import Offer, PackageInfo, Resume, Source
 from aios_node.engine.errors import Corrupt, DataError, ProtocolError, TooLarge
 from aios_node.engine.weights.names import canonical_json
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from aios_node.delta.chunks import TransferKey, chunk_span
 from aios_node.delta.disk import Step, unobserved
-from aios_node.delta.staging import Staging
-from aios_node.delta.store import VersionStore
+from aios_node.delta.staging.staging import Staging
+from aios_node.delta.store.store import VersionStore
 
 MODELS = ("a", "b.int8")
 PACKAGE_BYTES = 3_000_000

@@ -15,7 +15,7 @@ PROGRAM = """
     import numpy as np
     from aios_node.delta.chunks import TransferKey
     from aios_node.delta.offers import PackageInfo
-    from aios_node.delta.store import VersionStore
+    from aios_node.delta.store.store import VersionStore
     from aios_node.engine.errors import StorageFull
 
     if sys.argv[2] == "limit":

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import Any
 
 from aios_node.delta.chunks import TransferKey, as_ranges, chunk_count
-from aios_node.delta.effects import (
+from aios_node.delta.exchange.effects import (
     CommitTransfer,
     DiscardStaged,
     Effect,
@@ -29,8 +29,8 @@ from aios_node.delta.effects import (
     TransferDone,
     TransferResult,
 )
+from aios_node.delta.exchange.session import SessionConfig, SyncSession
 from aios_node.delta.offers import Decision, Offer, PackageInfo, Resume
-from aios_node.delta.session import SessionConfig, SyncSession
 from aios_node.engine.errors import AiosError, HashMismatch, NoBase, TransferAborted
 
 Choose = Callable[[int], int]

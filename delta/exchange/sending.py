@@ -12,11 +12,11 @@ from enum import Enum, auto
 from typing import Any, ClassVar
 
 from aios_node.delta.chunks import TransferKey, chunk_count, chunk_span
-from aios_node.delta.effects import Effect, PreparePackage, ReadChunk, ReleasePackage, TransferResult
+from aios_node.delta.exchange.effects import Effect, PreparePackage, ReadChunk, ReleasePackage, TransferResult
+from aios_node.delta.exchange.outbox import Outbox
+from aios_node.delta.exchange.transitions import Table, listed
+from aios_node.delta.exchange.wire import Abort, Chunk, Commit, Committed, Message, Want
 from aios_node.delta.offers import PackageInfo, Resume
-from aios_node.delta.outbox import Outbox
-from aios_node.delta.transitions import Table, listed
-from aios_node.delta.wire import Abort, Chunk, Commit, Committed, Message, Want
 from aios_node.engine.errors import AiosError, ProtocolError, StorageError
 
 

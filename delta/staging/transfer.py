@@ -18,8 +18,8 @@ from typing import Protocol
 
 from aios_node.delta.chunks import TransferKey, as_ranges, chunk_count, chunk_size, chunk_span
 from aios_node.delta.disk import Observer, Step, disk_errors, write_at, write_durably
-from aios_node.delta.journal import Journal, checksum, journal_bytes
 from aios_node.delta.names import check_version, short
+from aios_node.delta.staging.journal import Journal, checksum, journal_bytes
 from aios_node.engine.errors import BadRequest, HashMismatch, ProtocolError, TransferAborted
 
 FLUSH_BYTES = 1 << 20

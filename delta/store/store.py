@@ -21,17 +21,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from aios_node.delta.catalog import Catalog
 from aios_node.delta.disk import Observer, Step, disk_errors, make_folder, remove_folder, sync_files, unobserved
-from aios_node.delta.events import Event, Subscribers
-from aios_node.delta.folderlock import FolderLock
-from aios_node.delta.folders import VersionFolders, freed_bytes
-from aios_node.delta.heads import Facts, Member, Pointers, expendable
-from aios_node.delta.headsdb import HeadsDatabase
-from aios_node.delta.integrity import facts_of, quick_check, verify_version
 from aios_node.delta.names import check_model
 from aios_node.delta.offers import Source
-from aios_node.delta.staging import Staging
+from aios_node.delta.staging.staging import Staging
+from aios_node.delta.store.catalog import Catalog
+from aios_node.delta.store.events import Event, Subscribers
+from aios_node.delta.store.folderlock import FolderLock
+from aios_node.delta.store.folders import VersionFolders, freed_bytes
+from aios_node.delta.store.heads import Facts, Member, Pointers, expendable
+from aios_node.delta.store.headsdb import HeadsDatabase
+from aios_node.delta.store.integrity import facts_of, quick_check, verify_version
 from aios_node.engine.errors import AiosError, BadRequest
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.folder import write_folder

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-from aios_node.delta.body import Coding
+from aios_node.delta.codec.body import Coding
 from aios_node.delta.fields import Fields, parse_object
 from aios_node.delta.offers import Mode
 from aios_node.engine.errors import Corrupt

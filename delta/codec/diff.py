@@ -13,13 +13,13 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from aios_node.delta.body import Coding, read_tensor, write_tensor
 from aios_node.delta.checks import base_tensor, bounded, check_base, check_result
-from aios_node.delta.compression import compress, decompress
+from aios_node.delta.codec.body import Coding, read_tensor, write_tensor
+from aios_node.delta.codec.compression import compress, decompress
+from aios_node.delta.codec.plan import Step, plan
+from aios_node.delta.codec.stream import Reader, Writer, expect_end, read_exactly, read_section, write_section
 from aios_node.delta.fields import Fields, parse_object
 from aios_node.delta.limits import DEFAULT_LIMITS, Limits
-from aios_node.delta.plan import Step, plan
-from aios_node.delta.stream import Reader, Writer, expect_end, read_exactly, read_section, write_section
 from aios_node.engine.errors import Corrupt, NoBase
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.manifest import Manifest, build_manifest

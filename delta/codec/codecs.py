@@ -19,9 +19,9 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from aios_node.delta import planes
-from aios_node.delta.compression import compress, decompress
-from aios_node.delta.planes import Bytes, Element
+from aios_node.delta.codec import planes
+from aios_node.delta.codec.compression import compress, decompress
+from aios_node.delta.codec.planes import Bytes, Element
 from aios_node.engine.errors import BadRequest, Corrupt
 
 _PLANES_LEVEL: Final = 1

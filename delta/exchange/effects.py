@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aios_node.delta.chunks import TransferKey
+from aios_node.delta.exchange.wire import Message
 from aios_node.delta.offers import Mode, Offer, PackageInfo
-from aios_node.delta.wire import Message
 
 Direction = Literal["received", "sent"]
 

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Any, ClassVar, Final
 
 from aios_node.delta.chunks import TransferKey, chunk_count, chunk_span
-from aios_node.delta.effects import (
+from aios_node.delta.exchange.effects import (
     CommitTransfer,
     DiscardStaged,
     Effect,
@@ -19,11 +19,11 @@ from aios_node.delta.effects import (
     StageChunk,
     TransferResult,
 )
+from aios_node.delta.exchange.outbox import Outbox
+from aios_node.delta.exchange.transitions import Table, listed
+from aios_node.delta.exchange.wire import Abort, Chunk, Commit, Committed, Message, Want
 from aios_node.delta.names import short
 from aios_node.delta.offers import Offer, PackageInfo, Resume
-from aios_node.delta.outbox import Outbox
-from aios_node.delta.transitions import Table, listed
-from aios_node.delta.wire import Abort, Chunk, Commit, Committed, Message, Want
 from aios_node.engine.errors import (
     AiosError,
     Corrupt,

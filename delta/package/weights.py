@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import BinaryIO
 
-from aios_node.delta.body import Coding, read_tensor, skip_tensor
 from aios_node.delta.checks import base_tensor, check_base, check_result
-from aios_node.delta.plan import Step
+from aios_node.delta.codec.body import Coding, read_tensor, skip_tensor
+from aios_node.delta.codec.plan import Step
 from aios_node.engine.errors import Corrupt, HashMismatch
 from aios_node.engine.quant.blocks import Tensor
 

@@ -15,11 +15,11 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from aios_node.delta.codecs import CODECS, Codec, codec_named, smallest
+from aios_node.delta.codec.codecs import CODECS, Codec, codec_named, smallest
+from aios_node.delta.codec.parts import Part, assemble, layout, parts
+from aios_node.delta.codec.planes import Bytes
+from aios_node.delta.codec.stream import Reader, Writer, read_exactly
 from aios_node.delta.limits import LEAST_BLOCK, MIB, MOST_BLOCK
-from aios_node.delta.parts import Part, assemble, layout, parts
-from aios_node.delta.planes import Bytes
-from aios_node.delta.stream import Reader, Writer, read_exactly
 from aios_node.engine.errors import Corrupt
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.manifest import TensorEntry

@@ -25,7 +25,7 @@ from aios_node.delta.disk import (
     unobserved,
 )
 from aios_node.delta.names import check_version, short
-from aios_node.delta.transfer import Staged, Transfer, create_transfer, read_transfer, write_touched
+from aios_node.delta.staging.transfer import Staged, Transfer, create_transfer, read_transfer, write_touched
 from aios_node.engine.errors import BadRequest, Busy, StorageFull, TooLarge
 from aios_node.engine.weights.disk import sync_folder
 

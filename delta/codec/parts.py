@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from aios_node.delta.planes import Bytes, Element
+from aios_node.delta.codec.planes import Bytes, Element
 from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, QuantType, Tensor, packed_size
 from aios_node.engine.quant.dtypes import count_of, dtype_of, from_bytes, is_float, raw_bytes
 from aios_node.engine.weights.manifest import TensorEntry

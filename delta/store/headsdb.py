@@ -14,9 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from aios_node.delta.disk import disk_errors
-from aios_node.delta.heads import Facts, Heads, Member, ModelState, Pointers
 from aios_node.delta.names import check_model, check_version
 from aios_node.delta.offers import Source
+from aios_node.delta.store.heads import Facts, Heads, Member, ModelState, Pointers
 from aios_node.engine.errors import BadRequest, Corrupt, StorageError, StorageFull
 from aios_node.engine.weights.disk import sync_folder
 

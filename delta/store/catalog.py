@@ -10,11 +10,11 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from aios_node.delta.folders import VersionFolders
-from aios_node.delta.heads import Heads, Pointers, VersionInfo
-from aios_node.delta.integrity import verify_version
 from aios_node.delta.names import check_model, check_version, short
-from aios_node.delta.pins import Pin, Pins
+from aios_node.delta.store.folders import VersionFolders
+from aios_node.delta.store.heads import Heads, Pointers, VersionInfo
+from aios_node.delta.store.integrity import verify_version
+from aios_node.delta.store.pins import Pin, Pins
 from aios_node.engine.errors import Corrupt, DataError, UnknownVersion
 from aios_node.engine.weights.folder import VersionFolder, read_folder
 from aios_node.engine.weights.manifest import Manifest

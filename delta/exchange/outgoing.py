@@ -6,11 +6,11 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from aios_node.delta.effects import PreparePackage, ReadChunk, TransferResult
+from aios_node.delta.exchange.effects import PreparePackage, ReadChunk, TransferResult
+from aios_node.delta.exchange.outbox import Outbox
+from aios_node.delta.exchange.sending import Out, Sending
+from aios_node.delta.exchange.wire import Abort, Committed, Want
 from aios_node.delta.offers import Offer
-from aios_node.delta.outbox import Outbox
-from aios_node.delta.sending import Out, Sending
-from aios_node.delta.wire import Abort, Committed, Want
 from aios_node.engine.errors import AiosError, ProtocolError
 
 ASKS_PER_OFFER: Final = 2  # as a delta, then in full

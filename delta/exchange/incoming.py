@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from aios_node.delta.effects import Effect, TransferResult
+from aios_node.delta.exchange.effects import Effect, TransferResult
+from aios_node.delta.exchange.outbox import Outbox
+from aios_node.delta.exchange.receiving import Receiving
+from aios_node.delta.exchange.wire import Abort, Chunk, Commit
 from aios_node.delta.names import check_version
 from aios_node.delta.offers import Offer, SyncPolicy
-from aios_node.delta.outbox import Outbox
-from aios_node.delta.receiving import Receiving
-from aios_node.delta.wire import Abort, Chunk, Commit
 from aios_node.engine.errors import AiosError, ProtocolError
 
 

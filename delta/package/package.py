@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Final
 
-from aios_node.delta.body import Coding, write_tensor
 from aios_node.delta.checks import bounded
-from aios_node.delta.compression import compress, decompress
+from aios_node.delta.codec.body import Coding, write_tensor
+from aios_node.delta.codec.compression import compress, decompress
+from aios_node.delta.codec.plan import Step, changed_bytes, plan
+from aios_node.delta.codec.stream import read_exactly, read_section, write_section
 from aios_node.delta.limits import DEFAULT_LIMITS, Limits, check_size
 from aios_node.delta.names import short
 from aios_node.delta.offers import Mode, PackageInfo
-from aios_node.delta.package_format import MAGIC, Settings, files_to_send
-from aios_node.delta.package_weights import PackageWeights
-from aios_node.delta.plan import Step, changed_bytes, plan
-from aios_node.delta.stream import read_exactly, read_section, write_section
+from aios_node.delta.package.format import MAGIC, Settings, files_to_send
+from aios_node.delta.package.weights import PackageWeights
 from aios_node.engine.errors import Corrupt, HashMismatch, NoBase
 from aios_node.engine.weights.folder import VersionFolder
 from aios_node.engine.weights.manifest import Manifest, file_entry

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aios_node.delta.heads import Facts
 from aios_node.delta.names import check_model, check_version, short
 from aios_node.delta.offers import Source
+from aios_node.delta.store.heads import Facts
 from aios_node.engine.errors import AiosError, HashMismatch
 from aios_node.engine.weights.folder import read_folder, verify_folder
 from aios_node.engine.weights.manifest import Manifest

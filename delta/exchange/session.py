@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar
 
-from aios_node.delta.codecs import CODECS, choose
-from aios_node.delta.effects import (
+from aios_node.delta.codec.codecs import CODECS, choose
+from aios_node.delta.exchange.effects import (
     CommitTransfer,
     Effect,
     FindStaged,
@@ -28,13 +28,11 @@ from aios_node.delta.effects import (
     TransferDone,
     TransferResult,
 )
-from aios_node.delta.incoming import Incoming
-from aios_node.delta.limits import DEFAULT_LIMITS
-from aios_node.delta.offers import Offer, PackageInfo, Resume, SyncPolicy
-from aios_node.delta.outbox import Outbox
-from aios_node.delta.outgoing import Outgoing
-from aios_node.delta.transitions import Table, listed
-from aios_node.delta.wire import (
+from aios_node.delta.exchange.incoming import Incoming
+from aios_node.delta.exchange.outbox import Outbox
+from aios_node.delta.exchange.outgoing import Outgoing
+from aios_node.delta.exchange.transitions import Table, listed
+from aios_node.delta.exchange.wire import (
     OFFERS_PER_MESSAGE,
     PROTOCOLS,
     Abort,
@@ -48,6 +46,8 @@ from aios_node.delta.wire import (
     Want,
     decode,
 )
+from aios_node.delta.limits import DEFAULT_LIMITS
+from aios_node.delta.offers import Offer, PackageInfo, Resume, SyncPolicy
 from aios_node.engine.errors import AiosError, BadRequest, ProtocolError, TransferAborted
 
 Answer = PackageInfo | Resume | bytes | memoryview | None

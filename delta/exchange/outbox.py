@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from aios_node.delta.effects import Effect, Send
-from aios_node.delta.wire import Message, encode
+from aios_node.delta.exchange.effects import Effect, Send
+from aios_node.delta.exchange.wire import Message, encode
 
 
 class Outbox:

@@ -1,0 +1,1 @@
+"""The sync exchange: messages, and a session as a pure state machine."""

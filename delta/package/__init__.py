@@ -1,0 +1,1 @@
+"""Packages: a whole version as one stream of bytes, in full or as a delta."""

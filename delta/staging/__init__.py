@@ -1,0 +1,1 @@
+"""Staging: packages on their way in, durable chunk by chunk."""

@@ -1,0 +1,1 @@
+"""The version store: crash-safe folders, heads and lineage, locks, pins."""
