@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aios_node.delta.store.events import Event
+from aios_node.delta.store.heads import Facts
 from aios_node.delta.store.store import VersionStore
 from aios_node.engine.errors import AiosError, AmbiguousModel, BadRequest, Unavailable, UnknownModel, choices
 
@@ -54,18 +55,18 @@ class ModelHost:
         return str(space) if space else None
 
     def default_encoder(self) -> str | None:
-        """The configured encoder; else the only one that is not derived from another one here; else None."""
+        """The configured encoder; else the fullest of those not derived from another one here, if one space is all.
+
+        Encoders of different embedding spaces are never chosen between: None.
+        """
         encoders = self.encoders()
         if self._encoder is not None:
             return self._encoder if self._encoder in encoders else None
-        picture = self._store.picture
-        origin = {}
-        for model in encoders:
-            active = self._store.active(model)
-            source = picture.facts[active].derived_from if active else None
-            origin[model] = source.model if source else None
-        roots = [model for model in encoders if origin[model] not in encoders]
-        return roots[0] if len(roots) == 1 else None
+        facts = {model: self._facts(model) for model in encoders}
+        roots = [m for m in encoders if (origin := facts[m].derived_from) is None or origin.model not in encoders]
+        if len({self.space(model) for model in roots}) != 1:
+            return None
+        return max(roots, key=lambda model: (facts[model].bytes, model))
 
     def encoder_name(self, model: str | None) -> str:
         """The encoder that a request means. Raises UnknownModel or AmbiguousModel."""
@@ -75,7 +76,9 @@ class ModelHost:
             raise AmbiguousModel(f"several encoders are open: name one of {', '.join(encoders)}")
         if name is None or name not in encoders:
             wanted = name or self._encoder or "encoder"
-            raise UnknownModel(f"no encoder {wanted!r} on this node: {choices(wanted, encoders)}")
+            raise UnknownModel(
+                f"no encoder {wanted!r} on this node: {choices(wanted, encoders)}; `aios-node model import` adds one"
+            )
         return name
 
     def engine(self, model: str) -> ArrowEngine:
@@ -139,6 +142,10 @@ class ModelHost:
         with self._store.pin(event.version) as path:
             engine.swap(path)
         self.on_swap(event.model, event.version)
+
+    def _facts(self, model: str) -> Facts:
+        state = self._store.picture.model(model)
+        return self._store.picture.facts[state.pointers.active or state.versions[-1]]
 
     def _settings(self, model: str) -> dict[str, object]:
         version = self._store.active(model)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from aios_node.engine.errors import AiosError, BadRequest, UnknownTable
+from aios_node.engine.errors import AiosError, UnknownTable
 from aios_node.flight.ports import SearchRequest, SearchResult
 from aios_node.memory.federate import merge_hits
 from aios_node.memory.store import MemoryStore
@@ -52,8 +52,6 @@ class NetworkSearch:
         texts = [request.text for request in requests if request.vector is None and request.text is not None]
         if not texts:
             return list(requests)
-        if not self._embedder.ready:
-            raise BadRequest("this node has no encoder to embed the text with: give a vector, or import a model")
         vectors = iter(self._embedder.encode(texts))
         space = self._embedder.space
         return [

@@ -25,6 +25,9 @@ TOPICS = {
 }  # fmt: skip
 
 
+MOST_PER_NODE = 350  # the workstation keeps all of its own: it learns from them
+
+
 @dataclass(frozen=True)
 class Document:
     """One documented function or class: ``name`` is dotted, ``text`` its docstring."""

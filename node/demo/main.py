@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from aios_node.engine.errors import AiosError
-from aios_node.node.demo.documents import Document, standard_library
+from aios_node.node.demo.documents import MOST_PER_NODE, Document, standard_library
 from aios_node.node.demo.load import SteadyLoad, summarise
 from aios_node.node.demo.minilm import fetch
 from aios_node.node.demo.processes import DemoFailed, DemoNode, wait_until
@@ -126,6 +126,8 @@ def _remember(story: Story, documents: list[Document]) -> None:
     counts = {}
     for node in story.nodes:
         own = [document for document in documents if document.keeper == node.name]
+        if node is not story.workstation:
+            own = own[:: max(1, len(own) // MOST_PER_NODE)]
         rows = pa.table(
             {
                 "id": [document.name for document in own],

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from aios_node.engine.errors import BadRequest, Corrupt
+from aios_node.engine.errors import Corrupt
 from aios_node.node.jobs.quantize import by_tensor
 
 if TYPE_CHECKING:
@@ -92,20 +90,12 @@ def _in_precision(
     if quant == "none":
         return weights, None
     if quant == "fp16":
-        return {name: _half(name, tensor) for name, tensor in weights.items()}, {"method": "cast", "dtype": "float16"}
+        from aios_node.engine.quant.cast import cast_weights
+
+        return cast_weights(weights, "float16"), {"method": "cast", "dtype": "float16"}
     from aios_node.engine.quant.ptq import ArrowQuantizer
     from aios_node.engine.quant.recipe import preset
 
     config = preset(quant)
     quantized = ArrowQuantizer(config).quantize(weights, progress=by_tensor(progress))
     return quantized, config.to_json()
-
-
-def _half(name: str, tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, np.ndarray) or tensor.dtype != np.float32:
-        return tensor
-    with np.errstate(over="ignore"):
-        half = tensor.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise BadRequest(f"tensor {name} has values beyond float16's range: keep it in another precision")
-    return half

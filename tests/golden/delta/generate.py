@@ -16,9 +16,21 @@ import numpy as np
 
 from aios_node import delta
 from aios_node.delta.envelope import Envelope
+from aios_node.delta.exchange.wire import (
+    Abort,
+    Chunk,
+    Commit,
+    Committed,
+    Done,
+    Hello,
+    Message,
+    Offers,
+    Ping,
+    Want,
+    encode,
+)
 from aios_node.delta.offers import Offer, PackageInfo, Resume, Source
-from aios_node.delta.package import build_package
-from aios_node.delta.wire import Abort, Chunk, Commit, Committed, Done, Hello, Message, Offers, Ping, Want, encode
+from aios_node.delta.package.package import build_package
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
 from aios_node.engine.weights.folder import VersionFolder, write_folder
 
