@@ -56,12 +56,12 @@ class DemoNode:
         made = self._run(["init", str(self.folder), "--preset", self.preset, "--name", self.name, "--tls", tls])
         self.node_id = made["node_id"]
 
-    def start(self, *, details: bool = True) -> None:
+    def start(self, *, port: int = 0, details: bool = True) -> None:
         """``aios-node run``, until it prints that it is ready; ``details``: ask it for its peer address as well."""
         log = (self.folder / "log.txt").open("w", encoding="utf-8")
         with log:
             self._process = subprocess.Popen(
-                _command(["run", "-c", str(self.config)]),
+                _command(["run", "-c", str(self.config), *(["--port", str(port)] if port else [])]),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

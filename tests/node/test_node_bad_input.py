@@ -52,12 +52,16 @@ def put(client: Any, rows: pa.Table) -> None:
         reader.read()
 
 
+def fetch(client: Any, descriptor: fl.FlightDescriptor) -> pa.Table:
+    info = client.get_flight_info(descriptor)
+    return client.do_get(info.endpoints[0].ticket).read_all()
+
+
 def rows_of(client: Any, table: str) -> int:
     try:
-        info = client.get_flight_info(fl.FlightDescriptor.for_path("memory", table))
+        return fetch(client, fl.FlightDescriptor.for_path("memory", table)).num_rows
     except fl.FlightError:
         return 0
-    return client.do_get(info.endpoints[0].ticket).read_all().num_rows
 
 
 @pytest.mark.parametrize(
@@ -96,8 +100,7 @@ def test_rows_that_do_not_fit(client: Any, rows: pa.Table, code: str) -> None:
 )
 def test_commands_that_make_no_sense(client: Any, command: bytes, code: str) -> None:
     with pytest.raises(fl.FlightError) as caught:
-        info = client.get_flight_info(fl.FlightDescriptor.for_command(command))
-        client.do_get(info.endpoints[0].ticket).read_all()
+        fetch(client, fl.FlightDescriptor.for_command(command))
     assert told(caught.value)["code"] == code
 
 
