@@ -24,14 +24,14 @@ class LoRAConfig:
     """Last name parts of the linear maps that get adapters."""
     first_layer: int = 2
     """Layers below keep their weights: a third less to compute and to send, at no measurable loss."""
-    steps: int = 80
+    steps: int = 40
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises; then it falls as a cosine."""
     weight_decay: float = 0.01
     temperature: float = 0.05
-    anchor: float = 1.0
+    anchor: float = 2.0
     """Weight of the distance from the old vectors: rows that are stored already stay findable."""
     question_tokens: int = 32
     document_tokens: int = 64
