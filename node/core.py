@@ -77,7 +77,8 @@ class NodeCore:
     def workers(self) -> Workers:
         """The worker processes; none runs before the first job."""
         with self._lazy:
-            workers = Workers(self.config.jobs.workers, self.config.engine.threads)
+            config = self.config
+            workers = Workers(config.jobs.workers, config.engine.threads, config.limits.memory_mb * MIB)
             self._closing.callback(workers.close)
             return workers
 

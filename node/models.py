@@ -114,12 +114,14 @@ class ModelHost:
             engine.close()
 
     def _device(self) -> DeviceExecutor:
+        from aios_node.engine.devices import use_threads
         from aios_node.engine.runtime.executor import DeviceExecutor
 
         with self._lock:
             if self._closed:
                 raise Unavailable("the node is stopping")
             if self._executor is None:
+                use_threads(self._config.threads or None)
                 self._executor = DeviceExecutor(max_batch=self._config.batch_max, max_queue=self._config.queue_max)
             return self._executor
 

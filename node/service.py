@@ -174,7 +174,7 @@ class Service:
     def _changed(self, event: Event) -> None:
         if event.kind == "activated":
             log.info("active", model=event.model, version=event.version[:12])
-            threading.Thread(target=self._embed_waiting, name="embed-waiting", daemon=True).start()
+            threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
 
     def _swapped(self, model: str, version: str) -> None:
         self._core.metrics.swaps.inc()
@@ -186,12 +186,13 @@ class Service:
         except AiosError as error:
             log.error("encoder not opened", error=error.message)
 
-    def _embed_waiting(self) -> None:
-        """Rows that were stored before there was an encoder get their embeddings now."""
+    def _tidy(self) -> None:
+        """After a change: rows stored before there was an encoder are embedded, old versions collected."""
         try:
             self._core.embed_waiting()
+            self._core.store.gc(keep_last=self._core.config.store.keep_versions)
         except AiosError as error:
-            log.error("waiting memories not embedded", error=error.message)
+            log.error("not tidied up", error=error.message)
 
     def _observe(self, record: CallRecord) -> None:
         self._core.metrics.requests.labels(record.method, record.code).inc()

@@ -6,6 +6,7 @@ and end with their parent, even when it is killed. Knows nothing about what the 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
 
-from aios_node.engine.errors import AiosError, Unavailable, WorkerFailed
+from aios_node.engine.errors import AiosError, Busy, Unavailable, WorkerFailed
 
 Progress = Callable[[float, str], None]
 T = TypeVar("T")
@@ -28,7 +29,9 @@ _reports: SimpleQueue[tuple[int, float, str] | None] | None = None  # set in eac
 class Workers:
     """A pool of spawned processes; a dead one fails its job, not the node."""
 
-    def __init__(self, count: int, threads: int = 0) -> None:
+    def __init__(self, count: int, threads: int = 0, memory_bytes: int | None = None) -> None:
+        """``threads`` per process (0: as many as there are cores); ``memory_bytes``: see ``run``."""
+        self._memory_bytes = memory_bytes
         self._count = count
         self._threads = threads
         self._lock = threading.Lock()
@@ -42,7 +45,12 @@ class Workers:
         self._closed = False
 
     def run(self, job: Callable[..., T], *args: Any, progress: Progress | None = None) -> T:
-        """Run ``job(*args, progress)`` in a worker and wait. AiosErrors pass through; others become one."""
+        """Run ``job(*args, progress)`` in a worker and wait. AiosErrors pass through.
+
+        Raises Busy when this process and its children already use more than ``memory_bytes``, WorkerFailed
+        when the worker dies.
+        """
+        self._check_memory()
         number = next(self._ids)
         if progress is not None:
             self._listeners[number] = progress
@@ -51,10 +59,21 @@ class Workers:
         except BrokenProcessPool:
             self._replace_pool()
             raise WorkerFailed(
-                f"the worker process for {job.__name__} died (out of memory?): lower limits.memory_mb needs, or retry"
+                f"the worker process for {job.__name__} died, most often for lack of memory: free some and try again"
             ) from None
         finally:
             self._listeners.pop(number, None)
+
+    def _check_memory(self) -> None:
+        if self._memory_bytes is None:
+            return
+        used = memory_in_use()
+        if used > self._memory_bytes:
+            raise Busy(
+                f"node and workers use {used >> 20} MB, more than limits.memory_mb ({self._memory_bytes >> 20}): "
+                "try again when less is going on, or raise the limit",
+                retry_after_s=30.0,
+            )
 
     def warm(self) -> None:
         """Start the processes now, without waiting for them."""
@@ -101,6 +120,18 @@ class Workers:
             listener = self._listeners.get(number)
             if listener is not None:
                 listener(fraction, text)
+
+
+def memory_in_use() -> int:
+    """Bytes of memory that this process and all its children hold now (what they share is counted once each)."""
+    import psutil
+
+    total = 0
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return int(total)
 
 
 def _start_worker(reports: SimpleQueue[tuple[int, float, str] | None], threads: int) -> None:

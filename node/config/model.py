@@ -109,7 +109,6 @@ class MemorySection(Section):
     """Memory tables."""
 
     default_table: TableName = Field("notes", description="table used when none is named")
-    share: tuple[str, ...] = Field(("*",), description="tables that peers may search")
     search_timeout_s: Seconds = Field(5.0, description="seconds a network search waits for peers")
 
 
@@ -136,7 +135,7 @@ class EngineSection(Section):
 class LimitsSection(Section):
     """Bounds that protect the machine."""
 
-    memory_mb: int = Field(4096, ge=256, description="memory this node should stay under, workers included")
+    memory_mb: int = Field(4096, ge=256, description="no job starts while node and workers use more than this")
     request_mb: int = Field(1024, ge=1, description="largest request accepted")
     rows_per_put: int = Field(1_000_000, ge=1, description="most rows in one do_put")
     streams: int = Field(64, ge=1, description="calls served at once")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aios_node.engine.errors import BadWeights, Unavailable, WorkerFailed
+from aios_node.engine.errors import BadWeights, Busy, Unavailable, WorkerFailed
 from aios_node.node.workers import Workers
 
 Progress = Callable[[float, str], None]
@@ -66,3 +66,12 @@ def test_close_ends_the_processes() -> None:
     with pytest.raises(Unavailable):
         pool.run(process_id)
     pool.close()
+
+
+def test_no_job_starts_when_memory_is_used_up() -> None:
+    pool = Workers(1, memory_bytes=1 << 20)
+    try:
+        with pytest.raises(Busy, match=r"limits\.memory_mb"):
+            pool.run(double, 1)
+    finally:
+        pool.close()
