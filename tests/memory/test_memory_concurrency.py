@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from aios_node.engine.errors import BadRequest, Unavailable
+from aios_node.engine.errors import BadRequest, StorageError, Unavailable
 from aios_node.memory import MemoryStore
 from aios_node.memory.writer import Txn, Writer
 
@@ -137,6 +137,24 @@ def _half_a_change(txn: Txn) -> None:
     txn.connection.execute("DELETE FROM rows")
     txn.changed()
     raise BadRequest("on purpose")
+
+
+def test_an_interrupted_writer_tells_those_who_waited(store: MemoryStore, pool: ThreadPoolExecutor) -> None:
+    store.add(id="first", text="x")
+
+    def interrupt(txn: Txn) -> None:
+        raise KeyboardInterrupt
+
+    with busy(store, pool) as (writer, go):
+        interrupted = pool.submit(writer.run, interrupt)
+        queue(writer, 1)
+        waiting = pool.submit(store.add, text="y")
+        queue(writer, 2)
+        go()
+        errors = [future.exception() for future in (interrupted, waiting)]
+    assert {type(error) for error in errors} == {KeyboardInterrupt, StorageError}
+    assert store.add(text="z")
+    assert store.stats().rows == 2
 
 
 def test_one_table_is_made_once(store: MemoryStore, pool: ThreadPoolExecutor) -> None:
