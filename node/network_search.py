@@ -11,6 +11,7 @@ import pyarrow as pa
 from aios_node.engine.errors import AiosError, UnknownTable
 from aios_node.flight.ports import SearchRequest, SearchResult
 from aios_node.memory.federate import merge_hits
+from aios_node.memory.retrieve import HITS
 from aios_node.memory.store import MemoryStore
 from aios_node.node.models import NodeEmbedder
 from aios_node.node.peers import Peer, PeerBook
@@ -63,7 +64,9 @@ class NetworkSearch:
 
     def _one(self, request: SearchRequest) -> SearchResult:
         if request.scope == "local":
-            return SearchResult(self._named(self._local(request)))
+            columns = (*HITS.names, *_extra(request))
+            return SearchResult(self._named(self._local(replace(request, columns=columns))))
+        request = replace(request, columns=(*HITS.names, *_extra(request)))
         asked = {
             peer.name or peer.uri: self._pool.submit(self._ask, peer, replace(request, scope="local"), self._timeout_s)
             for peer in self._peers.all()
@@ -77,7 +80,7 @@ class NetworkSearch:
         answers |= self._collect(asked)
         if unknown is not None and not any(hits is not None for hits in answers.values()):
             raise unknown
-        merged = merge_hits(answers, request.k, space=request.space)
+        merged = merge_hits(answers, request.k, space=request.space, extra=_extra(request))
         return SearchResult(merged.hits, merged.complete, merged.missing)
 
     def _collect(self, asked: dict[str, Future[pa.Table]]) -> dict[str, pa.Table | None]:
@@ -109,6 +112,7 @@ class NetworkSearch:
             beta=request.beta,
             modalities=request.modalities,
             namespace=request.namespace,
+            columns=request.columns,
             space=request.space,
         )
 
@@ -116,3 +120,8 @@ class NetworkSearch:
         """The hits under this node's name."""
         index = hits.schema.get_field_index("node")
         return hits.set_column(index, hits.schema.field(index), pa.array([self._name] * hits.num_rows, pa.string()))
+
+
+def _extra(request: SearchRequest) -> tuple[str, ...]:
+    """Columns asked for beyond those of every hit."""
+    return tuple(name for name in request.columns or () if name not in HITS.names)

@@ -53,8 +53,18 @@ class Story:
 
 
 def run_demo(*, keep: Path | None, steps: int | None, as_json: bool) -> int:
-    """Run the story to its end; returns the exit code."""
-    say = _Teller(quiet=as_json)
+    """Run the story to its end; returns the exit code. What fails is told on stderr."""
+    try:
+        result = _tell(keep, steps, quiet=as_json)
+    except (DemoFailed, AiosError) as error:
+        print(f"aios-node: the demo failed: {error}", file=sys.stderr)
+        return 1
+    show(result, as_json=as_json)
+    return 0
+
+
+def _tell(keep: Path | None, steps: int | None, *, quiet: bool) -> dict[str, Any]:
+    say = _Teller(quiet=quiet)
     started = time.monotonic()
     with _folder(keep) as folder, ExitStack() as stack:
         story = Story(
@@ -79,8 +89,7 @@ def run_demo(*, keep: Path | None, steps: int | None, as_json: bool) -> int:
         with say("all three stop cleanly"):
             _stop(story)
         story.result["seconds"] = round(time.monotonic() - started, 1)
-    show(story.result, as_json=as_json)
-    return 0
+    return story.result
 
 
 def _start(story: Story) -> None:
@@ -256,9 +265,5 @@ class _Teller:
         started = time.monotonic()
         stream = sys.stderr if self._quiet else sys.stdout
         print(f"[{self._step}/7] {what} ...", file=stream, flush=True)
-        try:
-            yield
-        except AiosError as error:
-            print(f"      failed: {error.message}", file=stream, flush=True)
-            raise
+        yield
         print(f"      done in {time.monotonic() - started:.1f} s", file=stream, flush=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aios_node.engine.errors import AiosError, Unavailable
+from aios_node.engine.errors import Unavailable
 from aios_node.flight.client import Client
 from aios_node.node.reach import RunFile, open_client
 
@@ -23,10 +23,8 @@ STOP_S = 30.0
 POLL_S = 0.2
 
 
-class DemoFailed(AiosError):
+class DemoFailed(Exception):
     """A step of the demo did not do what it promised."""
-
-    code = "demo_failed"
 
 
 class DemoNode:

@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> Pat
     assert run(["model", "import", str(minilm_folder), "--name", "minilm", "-c", config]) == 0
     for quant in ("int8", "int4"):
         assert run(["model", "quantize", "minilm", "--name", f"minilm.{quant}", "--quant", quant, "-c", config]) == 0
+    assert run(["memory", "add", "a first memory", "--table", "docs", "-c", config]) == 0
     return folder
 
 
@@ -148,7 +149,7 @@ def test_a_recipe_file(ask: Ask, tmp_path: Path) -> None:
         (["model", "import", "/", "--name", "../x"], "not a model name"),
         (["model", "quantize", "nothing", "--name", "x", "--quant", "int8"], "neither a stored model nor a path"),
         (["memory", "search", "x", "--table", "nothing"], "no memory table 'nothing'"),
-        (["memory", "search", "x", "--table", "docs", "--filter", "text LIKE"], "filter"),
+        (["memory", "search", "x", "--table", "docs", "--filter", "text LIKE"], "syntax error at line 1"),
         (["memory", "add"], "nothing to remember"),
         (["encode", "x", "--model", "nothing"], "no encoder 'nothing'"),
         (["token", "create", "bob"], "--allow"),

@@ -22,6 +22,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNode]:
     node = DemoNode("alpha", "cloud", tmp_path_factory.mktemp("monitoring") / "alpha")
     node.init("off")
     node.start()
+    with Client(node.uri) as client:
+        client.put("plain", pa.table({"id": ["a"], "text": ["one"]}))
     yield node
     node.stop()
 
@@ -48,8 +50,6 @@ def test_prometheus_can_scrape(node: DemoNode) -> None:
 def test_listing_and_schemas_with_plain_pyarrow(node: DemoNode) -> None:
     import pyarrow.flight as fl
 
-    with Client(node.uri) as client:
-        client.put("plain", pa.table({"id": ["a"], "text": ["one"]}))
     with fl.connect(node.uri) as plain:
         paths = {tuple(part.decode() for part in info.descriptor.path) for info in plain.list_flights()}
         assert any("plain" in "/".join(path) for path in paths)
