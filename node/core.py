@@ -44,7 +44,7 @@ class NodeCore:
         self.config = config
         self.identity = identity
         self.store = store
-        self.state = "serving"
+        self.state = "stopped"
         self.address: str | None = None
         self.peer_address: str | None = None
         self.ports: dict[str, int] = {}

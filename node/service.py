@@ -88,6 +88,7 @@ class Service:
         """Bring everything up; what was started is stopped again by ``stop``, also after a failure."""
         core, config = self._core, self._core.config
         core.request_stop = self._stop.set
+        core.state = "serving"
         core.workers.warm()
         ports = Ports(
             access=core.access,

@@ -23,7 +23,7 @@ class EncodeArgs(Args):
     model: str | None = None
 
 
-@operation("health", "{} -> {status}: serving or draining", None)
+@operation("health", "{} -> {status}: serving, draining or stopped", None)
 def health(core: NodeCore, _args: NoArgs, _progress: Progress) -> dict[str, Any]:
     """Whether the node takes requests."""
     return {"status": core.state}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from aios_node.engine.errors import Unauthorized
 from aios_node.flight.ports import Principal, PutResult, SearchRequest, SearchResult, TableInfo
 from aios_node.memory.store import MemoryStore
 
@@ -35,7 +36,9 @@ class StoredMemory:
         return self._memory.scan(name)
 
     def search(self, requests: Sequence[SearchRequest], principal: Principal) -> Sequence[SearchResult]:
-        """Answer searches in order."""
+        """Answer searches in order. Peers are answered from here only: they ask the others themselves."""
+        if principal.kind == "peer" and any(request.scope == "network" for request in requests):
+            raise Unauthorized("a peer searches this node only: use scope local")
         return self._network.search(requests)
 
     def put(self, name: str, rows: pa.Table, principal: Principal) -> PutResult:

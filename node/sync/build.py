@@ -73,11 +73,11 @@ class _Sessions:
         )
         return SyncSession(offers, _Claiming(policy, self._claims, self._refused))
 
-    def work(self, on_done: Callable[[TransferDone], None]) -> TransferWork:
-        def done(effect: TransferDone) -> None:
+    def work(self, on_done: Callable[[TransferDone, float], None]) -> TransferWork:
+        def done(effect: TransferDone, seconds: float) -> None:
             if effect.result.direction == "received":
                 self._claims.release(effect.result.model, effect.result.to_version)
-            on_done(effect)
+            on_done(effect, seconds)
 
         return TransferWork(self._core.store.staging, self._packages, self._commit, done)
 

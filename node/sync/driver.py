@@ -14,10 +14,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+import structlog
+
 from aios_node.delta.exchange.effects import CommitTransfer, Effect, PreparePackage, Send, SessionDone, TransferResult
 from aios_node.delta.exchange.session import Answer, SyncSession
 from aios_node.engine.errors import AiosError, TransferAborted
 from aios_node.flight.ports import SyncTransport
+
+log = structlog.get_logger("sync")
 
 INBOX = 16  # messages read ahead of the session
 PINGS_PER_TIMEOUT = 4
@@ -159,8 +163,9 @@ class SyncDriver:
         except AiosError as error:
             failure = error
             return lambda: self._session.fail(effect, failure)
-        except Exception as error:
-            failure = TransferAborted(f"internal error while performing {type(effect).__name__}: {error}")
+        except Exception:
+            log.exception("a sync effect failed", effect=type(effect).__name__)
+            failure = TransferAborted(f"internal error in {type(effect).__name__}: this node's log says more")
             return lambda: self._session.fail(effect, failure)
         return lambda: self._session.complete(effect, value)
 

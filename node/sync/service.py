@@ -35,7 +35,7 @@ class Sessions(Protocol):
         """A fresh session with this peer."""
         ...
 
-    def work(self, on_done: Callable[[TransferDone], None]) -> Work:
+    def work(self, on_done: Callable[[TransferDone, float], None]) -> Work:
         """What performs its effects."""
         ...
 
@@ -136,11 +136,9 @@ class SyncService:
             log.warning("sync with a peer that called ended early", peer=shown, error=error.message)
 
     def _run(self, principal: Principal, shown: str, transport: SyncTransport, only: str | None, visit: Visit) -> None:
-        started = time.monotonic()
-
-        def done(effect: TransferDone) -> None:
+        def done(effect: TransferDone, seconds: float) -> None:
             moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-            record = TransferRecord(shown, time.monotonic() - started, moment, effect.result)
+            record = TransferRecord(shown, seconds, moment, effect.result)
             visit.records.append(record)
             self.history.add(record)
             self._on_record(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -44,15 +45,17 @@ class TransferWork:
     staging: Staging
     packages: OutgoingPackages
     commit: Committer
-    on_done: Callable[[TransferDone], None]
+    on_done: Callable[[TransferDone, float], None]  # with the seconds that the transfer took
     _receiving: dict[int, Transfer] = field(default_factory=dict)
     _sending: dict[int, _Sending] = field(default_factory=dict)
+    _began: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def perform(self, effect: Effect) -> Answer:
         """Do it; what is returned is what the session's ``complete`` expects."""
         match effect:
             case FindStaged():
+                self._begin("received", effect.key)
                 return self._find(effect)
             case StageChunk():
                 self._transfer(effect.transfer, effect.key, effect.package).write(effect.index, effect.data)
@@ -61,13 +64,14 @@ class TransferWork:
             case DiscardStaged():
                 self._discard(effect)
             case PreparePackage():
+                self._begin("sent", effect.key)
                 return self._prepare(effect)
             case ReadChunk():
                 return os.pread(self._sending[effect.transfer].descriptor, effect.length, effect.offset)
             case ReleasePackage():
                 self._release(effect.transfer)
             case TransferDone():
-                self.on_done(effect)
+                self.on_done(effect, self._took(effect))
             case _:
                 raise TypeError(f"no work for {type(effect).__name__}")
         return None
@@ -80,6 +84,14 @@ class TransferWork:
             for number in list(self._sending):
                 stack.callback(self._release, number)
         self._receiving.clear()
+
+    def _begin(self, direction: str, key: TransferKey) -> None:
+        self._began.setdefault((direction, key.model, key.version), time.monotonic())
+
+    def _took(self, effect: TransferDone) -> float:
+        result = effect.result
+        now = time.monotonic()
+        return now - self._began.pop((result.direction, result.model, result.to_version), now)
 
     def _find(self, effect: FindStaged) -> Resume | None:
         transfer = self.staging.resume(effect.key)
