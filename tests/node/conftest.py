@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from aios_node.node.demo.processes import DemoNode
+
+SUPPORT = str(Path(__file__).resolve().parent.parent / "delta" / "support")
+if SUPPORT not in sys.path:
+    sys.path.insert(0, SUPPORT)  # peers in memory, for the tests of the sync driver
 
 MakeNode = Callable[..., DemoNode]
 
