@@ -212,7 +212,22 @@ class NodeCore:
 
 def certificate_hosts(config: NodeConfig) -> list[str]:
     """Names and addresses that the TLS certificate must be valid for."""
-    return [host for host in (config.listen.host, config.listen.advertise) if host and host not in {"0.0.0.0", "::"}]  # noqa: S104 - not bound to here
+    named = [host for host in (config.listen.host, config.listen.advertise) if host]
+    wildcards = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    if wildcards.isdisjoint(named):
+        return named
+    return [*(host for host in named if host not in wildcards), *_own_addresses()]
+
+
+def _own_addresses() -> list[str]:
+    """This machine's name and IPv4 addresses: where a listener on all addresses can be reached."""
+    import socket
+
+    import psutil
+
+    addresses = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries
+                 if entry.family == socket.AF_INET]  # fmt: skip
+    return [socket.gethostname(), *sorted(addresses)]
 
 
 def now() -> str:

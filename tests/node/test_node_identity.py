@@ -85,3 +85,14 @@ def test_a_certificate_of_another_identity_is_refused(tmp_path: Path) -> None:
         (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
     with pytest.raises(Corrupt, match="another identity"):
         load_identity(tmp_path / "a")
+
+
+def test_a_listener_on_all_addresses_is_valid_for_each_of_them(tmp_path: Path) -> None:
+    from aios_node.node.config import load_config
+    from aios_node.node.core import certificate_hosts
+
+    (tmp_path / "node.yaml").write_text("listen: {host: 0.0.0.0, advertise: edge.example}")
+    hosts = certificate_hosts(load_config(tmp_path / "node.yaml", environ={}))
+    assert {"edge.example", "127.0.0.1"} <= set(hosts)
+    assert "0.0.0.0" not in hosts
+    create_identity(tmp_path / "keys", hosts)
