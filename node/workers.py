@@ -18,12 +18,25 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
 
-from aios_node.engine.errors import AiosError, Busy, Unavailable, WorkerFailed
+from aios_node.engine.errors import Busy, Unavailable, WorkerFailed
 
 Progress = Callable[[float, str], None]
 T = TypeVar("T")
+Report = tuple[int, float | None, str]
+"""Job number, share done (None: the job has said everything), what is being done."""
 
-_reports: SimpleQueue[tuple[int, float, str] | None] | None = None  # set in each worker process
+_reports: SimpleQueue[Report | None] | None = None  # set in each worker process
+
+
+LAST_WORDS_S = 5.0
+
+
+class _Listener:
+    """Who wants to hear of a job's progress, and whether there is more to come."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.heard_all = threading.Event()
 
 
 class Workers:
@@ -36,9 +49,9 @@ class Workers:
         self._threads = threads
         self._lock = threading.Lock()
         self._ids = itertools.count()
-        self._listeners: dict[int, Progress] = {}
+        self._listeners: dict[int, _Listener] = {}
         context = multiprocessing.get_context("spawn")
-        self._reports: SimpleQueue[tuple[int, float, str] | None] = context.SimpleQueue()
+        self._reports: SimpleQueue[Report | None] = context.SimpleQueue()
         self._pool = self._start_pool()
         self._reader = threading.Thread(target=self._read_reports, name="worker-progress", daemon=True)
         self._reader.start()
@@ -52,10 +65,11 @@ class Workers:
         """
         self._check_memory()
         number = next(self._ids)
-        if progress is not None:
-            self._listeners[number] = progress
+        listener = self._listeners[number] = _Listener(progress)
         try:
-            return self._submit(number, job, args).result()
+            result = self._submit(number, job, args).result()
+            listener.heard_all.wait(LAST_WORDS_S)  # progress travels by another way than results
+            return result
         except BrokenProcessPool:
             self._replace_pool()
             raise WorkerFailed(
@@ -118,8 +132,12 @@ class Workers:
         while (report := self._reports.get()) is not None:
             number, fraction, text = report
             listener = self._listeners.get(number)
-            if listener is not None:
-                listener(fraction, text)
+            if listener is None:
+                continue
+            if fraction is None:
+                listener.heard_all.set()
+            elif listener.progress is not None:
+                listener.progress(fraction, text)
 
 
 def memory_in_use() -> int:
@@ -134,7 +152,7 @@ def memory_in_use() -> int:
     return int(total)
 
 
-def _start_worker(reports: SimpleQueue[tuple[int, float, str] | None], threads: int) -> None:
+def _start_worker(reports: SimpleQueue[Report | None], threads: int) -> None:
     global _reports  # noqa: PLW0603 - one queue per process, handed over when it starts
     _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which then ends its workers
@@ -162,7 +180,8 @@ def _run_job(number: int, job: Callable[..., T], args: tuple[Any, ...]) -> T:
 
     try:
         return job(*args, report)
-    except AiosError:
-        raise
     except MemoryError:
         raise WorkerFailed(f"{job.__name__} ran out of memory") from None
+    finally:
+        if _reports is not None:
+            _reports.put((number, None, ""))
