@@ -1,6 +1,6 @@
 """AIOS Node: a federated network of AI nodes over Apache Arrow Flight.
 
-The rooms of the house stand at the top of the repository (``engine/``, ``delta/``, ``memory/``,
+The rooms of the project stand at the top of the repository (``engine/``, ``delta/``, ``memory/``,
 ``flight/``, ``node/``) and are imported as ``aios_node.engine`` and so on.
 """
 
