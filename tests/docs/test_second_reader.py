@@ -1,0 +1,218 @@
+"""Deltas and packages, read by a second reader: written from docs/formats.md, with no code of the project in it.
+
+As long as it reads what the program writes, the page says enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+
+from aios_node import delta
+from aios_node.delta.codec.codecs import CODECS
+from aios_node.delta.package.package import build_package
+from aios_node.engine.quant.blocks import QuantizedTensor, pack
+from aios_node.engine.weights.folder import write_folder
+
+
+def section(data: memoryview, at: int) -> tuple[bytes, int]:
+    (size,) = struct.unpack_from("<I", data, at)
+    return bytes(data[at + 4 : at + 4 + size]), at + 4 + size
+
+
+def inflate(data: bytes, dictionary: bytes = b"") -> bytes:
+    raw = zstandard.ZstdCompressionDict(dictionary, zstandard.DICT_TYPE_RAWCONTENT) if dictionary else None
+    return zstandard.ZstdDecompressor(dict_data=raw).decompress(data)
+
+
+def joined(planes: bytes, width: int) -> np.ndarray:
+    """Byte planes, highest first, as unsigned integers."""
+    rows = np.frombuffer(planes, np.uint8).reshape(width, -1)[::-1]
+    return np.ascontiguousarray(rows.T).reshape(-1).view(f"<u{width}")
+
+
+def unfolded(folded: np.ndarray, base: np.ndarray, width: int, is_float: bool) -> np.ndarray:
+    """The target of a folded difference, one number after the other, in Python's own integers."""
+    bits, out = 8 * width, []
+    mask, top = (1 << bits) - 1, 1 << (bits - 1)
+    for fold, old in zip(folded.tolist(), base.tolist(), strict=True):
+        step = (fold >> 1) ^ (mask if fold & 1 else 0)
+        ordered = (old ^ (mask if old & top else top)) if is_float else old
+        new = (ordered + step) & mask
+        out.append(new ^ (top if new & top else mask) if is_float else new)
+    return np.array(out, f"<u{width}")
+
+
+def block(codec: str, coded: bytes, base: bytes | None, width: int, is_float: bool) -> bytes:
+    old = np.frombuffer(base or b"", f"<u{width}")
+    match codec:
+        case "same":
+            return base or b""
+        case "raw":
+            return coded
+        case "zstd":
+            return inflate(coded)
+        case "planes-zstd":
+            return joined(inflate(coded), width).tobytes()
+        case "xor-planes-zstd":
+            return (joined(inflate(coded), width) ^ old).tobytes()
+        case _:
+            return unfolded(joined(inflate(coded), width), old, width, is_float).tobytes()
+
+
+def parts(entry: dict[str, Any]) -> list[tuple[int, int, bool]]:
+    """(bytes, width of an element, is float) of every part."""
+    if entry["quant_type"] == "none":
+        kind = np.dtype(entry["dtype"])
+        return [(entry["nbytes"], kind.itemsize, kind.kind == "f")]
+    values = int(np.prod(entry["shape"]))
+    codes = -(-values * int(entry["quant_type"][3:]) // 8)
+    scales = (entry["nbytes"] - codes) // 2
+    return [(codes, 1, False), (scales, 4, True), (scales, 4, True)]
+
+
+Parts = dict[str, list[bytes]]
+LAYOUT = ("dtype", "shape", "quant_type", "quant_axis", "group_size")
+
+
+def read_delta(blob: bytes, base: Parts) -> tuple[Parts, set[str]]:
+    """The parts of every tensor of the target, and the codecs that occurred."""
+    data = memoryview(blob)
+    assert bytes(data[:8]) == b"AIOSDLT1"
+    raw, at = section(data, 8)
+    settings = json.loads(raw)
+    packed, at = section(data, at)
+    target, old = inflate(packed), {"tensors": []}
+    if settings["based"]:
+        packed, at = section(data, at)
+        old = json.loads(inflate(packed, target))
+    return read_body(data, at, json.loads(target), old, settings, base)
+
+
+def read_package(blob: bytes, base: Parts, base_manifest: bytes | None) -> tuple[Parts, set[str], dict[str, bytes]]:
+    """The same of a package, and its small files."""
+    data = memoryview(blob)
+    assert bytes(data[:8]) == b"AIOSPKG1"
+    raw, at = section(data, 8)
+    settings = json.loads(raw)
+    _envelope, at = section(data, at)
+    packed, at = section(data, at)
+    manifest = inflate(packed, base_manifest or b"")
+    assert hashlib.sha256(manifest).hexdigest() == settings["version"]
+    assert (settings["mode"] == "delta") == (base_manifest is not None)
+    files = {}
+    for name in settings["files"]:
+        packed, at = section(data, at)
+        files[name] = inflate(packed)
+    old = json.loads(base_manifest) if base_manifest else {"tensors": []}
+    return *read_body(data, at, json.loads(manifest), old, settings, base), files
+
+
+def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base: Parts) -> tuple[Parts, set[str]]:
+    known = {entry["name"]: entry for entry in old["tensors"]}
+    found: Parts = {}
+    used = set()
+    for entry in new["tensors"]:
+        before = known.get(entry["name"])
+        olds: list[bytes | None] = [None] * 3
+        if before is not None and all(before[key] == entry[key] for key in LAYOUT):
+            if before["sha256"] == entry["sha256"]:
+                found[entry["name"]] = base[entry["name"]]
+                continue
+            olds = list(base[entry["name"]])
+        found[entry["name"]] = []
+        for (size, width, is_float), earlier in zip(parts(entry), olds, strict=False):
+            content = b""
+            while len(content) < size:
+                number, length = struct.unpack_from("<BI", data, at)
+                coded, at = bytes(data[at + 5 : at + 5 + length]), at + 5 + length
+                span = slice(len(content), min(size, len(content) + settings["block"]))
+                codec = settings["codecs"][number]
+                content += block(codec, coded, earlier and earlier[span], width, is_float)
+                used.add(codec)
+            found[entry["name"]].append(content)
+    assert at == len(data)
+    return found, used
+
+
+def bare(weights: dict[str, Any]) -> dict[str, list[bytes]]:
+    """Tensors as plain bytes, part by part."""
+    return {
+        name: [t.codes.tobytes(), t.scales.tobytes(), t.zero_points.tobytes()]
+        if isinstance(t, QuantizedTensor)
+        else [t.tobytes()]
+        for name, t in weights.items()
+    }
+
+
+def weights(seed: int) -> dict[str, Any]:
+    """Tensors that make every codec worth its while somewhere; versions differ a little."""
+    fixed, changing = np.random.default_rng(0), np.random.default_rng(seed)
+    drift = np.float32(1 + 1e-4 * seed)
+    floats = fixed.normal(size=(64, 48)).astype(np.float32)
+    codes = fixed.integers(0, 16, size=(16, 32))
+    codes[0, :seed] = 0
+    return {
+        "drifting": floats * drift,
+        "halves": (floats[:8] * drift).astype(np.float16),
+        "same": floats[:4],
+        "counting": np.arange(600, dtype=np.int64).reshape(20, 30) + seed,
+        "noise": changing.integers(0, 256, size=(40, 40)).astype(np.uint8),
+        "flags": np.arange(900) % 7 < seed,
+        f"only in {seed}": np.zeros((5, seed + 1), np.float32),
+        "packed": QuantizedTensor(
+            pack(codes, 4),
+            (fixed.random((16, 2)) * drift).astype(np.float32),
+            np.full((16, 2), 7.5, np.float32),
+            (16, 32),
+            "float32",
+            "int4",
+            0,
+            16,
+        ),
+    }
+
+
+@pytest.mark.parametrize("base", [None, 1, 2], ids=["in full", "from another", "from itself"])
+def test_a_second_reader_of_deltas(base: int | None) -> None:
+    old, new = None if base is None else weights(base), weights(2)
+    found, _ = read_delta(delta.encode(old, new), {} if old is None else bare(old))
+    assert found == bare(new)
+
+
+def test_a_second_reader_of_packages(tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "tokenizer.json": b"[]"}
+    old = write_folder(tmp_path / "old", weights(1), files)
+    new = write_folder(tmp_path / "new", weights(2), {**files, "config.json": b"{} "}, parents=[old.version])
+    for base in (None, old):
+        out = io.BytesIO()
+        build_package(out, base=base, target=new)
+        manifest = None if base is None else base.manifest.to_bytes()
+        found, _, sent = read_package(out.getvalue(), bare(weights(1)), manifest)
+        assert found == bare(weights(2))
+        assert sent == ({**files, "config.json": b"{} "} if base is None else {"config.json": b"{} "})
+
+
+def test_every_codec_was_read() -> None:
+    used = read_delta(delta.encode(weights(1), weights(2)), bare(weights(1)))[1]
+    used |= read_delta(delta.encode(None, weights(2)), {})[1]
+    used |= block_by_block()
+    assert used == set(CODECS), "the examples of this test do not use every codec"
+
+
+def block_by_block() -> set[str]:
+    """A large tensor of which most blocks did not change."""
+    old = {"w": np.zeros((3, 1 << 20), np.float32)}
+    new = {"w": old["w"].copy()}
+    new["w"][1, 5] = 1
+    found, used = read_delta(delta.encode(old, new), bare(old))
+    assert found == bare(new)
+    return used
