@@ -19,7 +19,7 @@ AiosError                     internal
 │   ├── NoBase                no_base
 │   └── TooLarge              too_large
 ├── ProtocolError             protocol_error
-├── TransferAborted           aborted
+├── TransferAborted           aborted          (retryable)
 └── ResourceError
     ├── Unavailable           unavailable      (retryable)
     ├── Busy                  busy             (retryable)

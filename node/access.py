@@ -48,9 +48,12 @@ class Access:
     def check(self, principal: Principal, right: Right, resource: str) -> None:
         """Raise Unauthorized unless ``principal`` has ``right`` on ``resource``."""
         if principal.kind != "admin" and not allowed(self._grants(principal), right, resource):
-            raise Unauthorized(
-                f"{_who(principal)} lacks {right} on {resource}: the node's owner can grant {resource}:{right}"
+            way = (
+                "an open listener gives no such right: use the command line on the node's machine"
+                if principal.kind == "open"
+                else f"the node's owner can grant {resource}:{right}"
             )
+            raise Unauthorized(f"{_who(principal)} lacks {right} on {resource}: {way}")
 
     def _grants(self, principal: Principal) -> Iterable[Grant]:
         if principal.kind == "open":
@@ -67,6 +70,6 @@ class Access:
 
 
 def _who(principal: Principal) -> str:
-    return {"open": "an open listener", "client": f"token {principal.name!r}"}.get(
+    return {"open": "an anonymous caller", "client": f"token {principal.name!r}"}.get(
         principal.kind, f"peer {principal.name[:12]}"
     )

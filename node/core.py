@@ -120,7 +120,9 @@ class NodeCore:
         """Counters of this process."""
         from aios_node.node.metrics import Metrics
 
-        return Metrics()
+        metrics = Metrics()
+        metrics.peers_up.set_function(lambda: sum(peer.state == "up" for peer in self.peers.all()))
+        return metrics
 
     @cached_property
     def sync(self) -> SyncService:

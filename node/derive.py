@@ -50,7 +50,7 @@ class Deriver:
         while (source := self._queue.get()) is not None:
             for model in outdated(self._core, source):
                 try:
-                    rebuild(self._core, source, model)
+                    follow(self._core, source, model)
                 except AiosError as error:
                     log.error("derived model not rebuilt", model=model, source=source, error=error.message)
 
@@ -66,6 +66,18 @@ def outdated(core: NodeCore, source: str) -> list[str]:
         if mine and origin is not None and origin.version != active:
             found.append(model)
     return found
+
+
+def follow(core: NodeCore, source: str, model: str) -> str:
+    """Serve the derived version that belongs to the source's active one: an existing one, else a new one."""
+    version = core.version(source, None)
+    picture = core.store.picture
+    for known in reversed(picture.model(model).versions):
+        origin = picture.facts[known].derived_from
+        if origin is not None and origin == Source(source, version) and core.store.has(known):
+            core.store.activate(model, known)
+            return known
+    return rebuild(core, source, model)
 
 
 def rebuild(core: NodeCore, source: str, model: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from aios_node.engine.errors import AiosError, UnknownTable
+from aios_node.engine.errors import AiosError, BadRequest, UnknownTable
 from aios_node.flight.ports import SearchRequest, SearchResult
 from aios_node.memory.federate import merge_hits
 from aios_node.memory.retrieve import HITS
@@ -50,6 +50,8 @@ class NetworkSearch:
 
     def _embedded(self, requests: Sequence[SearchRequest]) -> list[SearchRequest]:
         """Texts become vectors here, in one batch, so that every node compares with the same one."""
+        if any(request.text is not None and request.vector is not None for request in requests):
+            raise BadRequest("a search takes a text or a vector, not both")
         texts = [request.text for request in requests if request.vector is None and request.text is not None]
         if not texts:
             return list(requests)

@@ -79,8 +79,11 @@ class PeerBook:
         try:
             entry = PeerEntry(uri=uri, fingerprint=fingerprint, certificate=certificate)
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise BadRequest(f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}") from None
+            wrong = error.errors()[0]["loc"][0]
+            allowed = "64 hexadecimal digits" if wrong == "fingerprint" else "grpc+tls://HOST:PORT or grpc://HOST:PORT"
+            raise BadRequest(
+                f"{wrong} is {(fingerprint if wrong == 'fingerprint' else uri)!r}: use {allowed}"
+            ) from None
         if uri.startswith("grpc+tls://") and fingerprint is None:
             raise BadRequest("a grpc+tls peer needs --fingerprint NODE_ID: `aios-node status` there shows it")
         peer = _peer(entry, self._base)

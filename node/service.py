@@ -43,7 +43,7 @@ def serve(config: NodeConfig) -> int:
     """Run a node until it is told to stop; returns the exit code. Raises AiosError when it cannot start."""
     check_exposure(config)
     prepare_folder(config.data_dir)
-    start_logging(config.log.level, config.log.format, config.log.file)
+    start_logging(config.log.level, config.log.format, config.log_file)
     stop = _stop_on_signals()
     with FolderLock.acquire(config.data_dir) as lock, NodeCore.open(config) as core:
         service = Service(core, stop)

@@ -79,7 +79,8 @@ def _usage_or_bug(error: Exception) -> int:
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, TyperException):
-        print(f"aios-node: {error.format_message()} (see aios-node --help)", file=sys.stderr)
+        if message := error.format_message().strip():  # a group without a command has shown its help
+            print(f"aios-node: {message} (see aios-node --help)", file=sys.stderr)
         return error.exit_code
     if os.environ.get("AIOS_TRACEBACK"):
         raise error

@@ -101,6 +101,8 @@ def status(config: Config = None, as_json: Json = False) -> None:
         return
     where = result["address"] or "not running"
     print(f"{result['node']}  {where}\nnode id {result['node_id']}")
+    if result["peer_address"]:
+        print(f"peers meet it at {result['peer_address']}")
     models = [(*pick(m, "name"), short(m["active"]), m["quant"], human_bytes(m["bytes"])) for m in result["models"]]
     print_table("\nmodels", ["name", "active", "precision", "size"], models, empty="\nno models")
     tables = [(t["table"], t["rows"], t["space"] or "-") for t in result["tables"]]

@@ -74,7 +74,11 @@ def search(
 
 
 @app.command()
-def stats(table: Table = None, config: Config = None, as_json: Json = False) -> None:
+def stats(
+    table: Annotated[str | None, typer.Option("--table", "-t", help="Only this table.")] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
     """Rows, size and embedding space of the tables."""
     result = answered(config, "memory_stats", {"table": table}, as_json)
     if result is not None:

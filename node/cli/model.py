@@ -26,6 +26,14 @@ class Quant(StrEnum):
     int2 = "int2"
 
 
+class LowBits(StrEnum):
+    """Precisions that quantising gives."""
+
+    int8 = "int8"
+    int4 = "int4"
+    int2 = "int2"
+
+
 class ExportFormat(StrEnum):
     """What ``model export`` writes."""
 
@@ -84,7 +92,7 @@ def show(name: Name, version: Version = None, config: Config = None, as_json: Js
 def quantize(
     src: Annotated[str, typer.Argument(help="A stored model's name, or files as for `model import`.")],
     name: Annotated[str, typer.Option(help="Name of the result.")],
-    quant: Annotated[Quant | None, typer.Option(help="int8, int4 or int2.")] = None,
+    quant: Annotated[LowBits | None, typer.Option(help="Bits per weight.")] = None,
     group: Annotated[int | None, typer.Option(help="Group size; 0: one scale per channel.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML recipe instead of the preset.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the result to this folder.")] = None,

@@ -87,20 +87,11 @@ class StoreSection(Section):
     staging_mb: int = Field(8192, ge=1, description="most that unfinished transfers may hold on disk")
 
 
-class DeriveRule(Section):
-    """A lower-precision model that is rebuilt whenever its source gets a new version."""
-
-    source: Name
-    name: Name
-    quant: Literal["int8", "int4", "int2"]
-
-
 class ModelsSection(Section):
     """Which models this node keeps and follows."""
 
     subscribe: tuple[str, ...] = Field(("*",), description="names or patterns of models taken from peers")
     serve: tuple[str, ...] = Field(("*",), description="names or patterns of models offered to peers")
-    derive: tuple[DeriveRule, ...] = Field((), description="models built here from others")
     encoder: str | None = Field(None, description="model used to embed; absent: the only encoder, if there is one")
     preload: bool = Field(True, description="open the encoder at start instead of at the first request")
 
@@ -206,6 +197,11 @@ class NodeConfig(Section):
     def data_dir(self) -> Path:
         """Absolute folder of weights, memories and state."""
         return (self.base / self.node.data_dir).absolute()
+
+    @property
+    def log_file(self) -> Path | None:
+        """Absolute path of the log, or None for stderr."""
+        return (self.base / self.log.file).absolute() if self.log.file else None
 
     @property
     def keys_dir(self) -> Path:

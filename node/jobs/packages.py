@@ -49,15 +49,19 @@ def build_package(job: PackageJob, progress: Progress) -> PackageInfo:
 
 
 def apply_package(job: ApplyJob, progress: Progress) -> bytes | None:
-    """Check the package, apply it to its base, write the version; returns the envelope that came along."""
+    """Check the package, apply it to its base, write the version; returns the envelope that came along.
+
+    Raises BadWeights for NaN and Inf, whoever signed them, and what opening packages raises.
+    """
     from aios_node.delta.package.package import open_package
+    from aios_node.engine.weights.convert.source import check_weights
     from aios_node.engine.weights.folder import read_folder, write_folder
 
     base = read_folder(job.base) if job.base else None
     with job.package.open("rb") as file, open_package(file, find_base=lambda _version: base) as package:
         progress(0.1, "applying")
         manifest = package.manifest
-        write_folder(
+        written = write_folder(
             job.folder,
             package.weights,
             package.files,
@@ -66,4 +70,6 @@ def apply_package(job: ApplyJob, progress: Progress) -> bytes | None:
             derived_from=manifest.derived_from,
             reuse=base,
         )
+        with written.weights() as weights:
+            check_weights(weights)
         return package.envelope

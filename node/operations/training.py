@@ -49,6 +49,7 @@ def train_encoder(core: NodeCore, args: TrainEncoderArgs, progress: Progress) ->
         "model": args.model,
         "table": table,
         **report,
+        "reason": report["reason"] or ("" if args.publish else "a dry run publishes nothing"),
         "published": version is not None,
         "version": version,
         "from": source,

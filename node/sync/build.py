@@ -12,7 +12,7 @@ from aios_node.delta.envelope import Envelope, check_envelope
 from aios_node.delta.exchange.effects import TransferDone
 from aios_node.delta.exchange.session import SyncSession
 from aios_node.delta.offers import Decision, Offer
-from aios_node.engine.errors import Unauthenticated
+from aios_node.engine.errors import BadWeights, Unauthenticated
 from aios_node.flight.ports import Principal
 from aios_node.node import jobs
 from aios_node.node.identity import verify
@@ -85,14 +85,10 @@ class _Sessions:
         """Apply a verified package, check who signed it, and adopt the version."""
         core = self._core
         with core.store.workspace() as folder:
-            if key.base is not None:
-                with core.store.pin(key.base) as base:
-                    applied = core.workers.run(jobs.apply_package, jobs.ApplyJob(package, base, folder))
-            else:
-                applied = core.workers.run(jobs.apply_package, jobs.ApplyJob(package, None, folder))
             try:
+                applied = self._apply(key, package, folder)
                 envelope = self._checked(applied, key)
-            except Unauthenticated:
+            except (Unauthenticated, BadWeights):
                 self._refused.add((key.model, key.version))  # nothing would be different the next time
                 raise
             core.store.adopt(
@@ -104,6 +100,13 @@ class _Sessions:
                 expected=key.version,
                 activate=self._should_activate(key, offer),
             )
+
+    def _apply(self, key: TransferKey, package: Path, folder: Path) -> bytes | None:
+        core = self._core
+        if key.base is None:
+            return core.workers.run(jobs.apply_package, jobs.ApplyJob(package, None, folder))
+        with core.store.pin(key.base) as base:
+            return core.workers.run(jobs.apply_package, jobs.ApplyJob(package, base, folder))
 
     def _checked(self, data: bytes | None, key: TransferKey) -> Envelope:
         if data is None:
@@ -148,7 +151,7 @@ class _Claims:
 
 
 class _Claiming:
-    """A policy that takes no version twice at the same time, and none again whose signature was no good."""
+    """A policy that takes no version twice at the same time, and none again whose signature or content was no good."""
 
     def __init__(self, policy: Policy, claims: _Claims, refused: set[tuple[str, str]]) -> None:
         self._policy = policy
@@ -157,7 +160,7 @@ class _Claiming:
 
     def wants(self, offer: Offer) -> Decision:
         if (offer.model, offer.version) in self._refused:
-            return Decision(False, reason="its signature was refused before")
+            return Decision(False, reason="it was refused before: signature or content")
         decision = self._policy.wants(offer)
         if decision.want and not self._claims.claim(offer.model, offer.version):
             return Decision(False, reason="another peer is sending it just now")

@@ -26,6 +26,7 @@ from aios_node.node.sync.pace import BandwidthCap
 log = structlog.get_logger("sync")
 
 BACKOFF_START_S = 0.5
+LOUD_FAILURES = 3  # the first ones are normal while two nodes learn of each other
 
 
 class Sessions(Protocol):
@@ -169,7 +170,7 @@ class SyncService:
                 seen = self._news
             visit = self.visit(peer)
             failures = failures + 1 if visit.error else 0
-            if visit.error and failures == 1:
+            if visit.error and failures == LOUD_FAILURES:
                 log.warning("peer unreachable", peer=uri, error=visit.error)
             pause = self._backoff(failures) if failures else self._config.sync.interval_s
             self._wait_for_news(seen, pause)

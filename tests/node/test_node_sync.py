@@ -99,3 +99,6 @@ def test_derived_models_follow_their_source(make_node, weights_file) -> None:
     shown = alpha.call("model", "show", "m.int8")
     assert shown["parents"] == [first]
     assert shown["derived_from"] == {"model": "m", "version": second}
+    alpha.call("model", "rollback", "m")
+    wait_until("the old derived model being served again", lambda: active(alpha, "m.int8") == first, PATIENCE_S)
+    assert len(alpha.call("model", "show", "m.int8")["versions"]) == 2
