@@ -58,7 +58,7 @@ class NetworkSearch:
         vectors = iter(self._embedder.encode(texts))
         space = self._embedder.space
         return [
-            replace(request, vector=tuple(map(float, next(vectors))), space=request.space or space)
+            replace(request, text=None, vector=tuple(map(float, next(vectors))), space=request.space or space)
             if request.vector is None and request.text is not None
             else request
             for request in requests
