@@ -39,4 +39,6 @@ def main(uri: str, model: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -52,4 +52,6 @@ def main(uri: str, model: str, *version: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -26,4 +26,6 @@ def main(uri: str, table: str, text: str, scope: str = "local") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])
