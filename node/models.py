@@ -36,6 +36,7 @@ class ModelHost:
         self._encoder = encoder
         self._lock = threading.RLock()
         self._engines: dict[str, ArrowEngine] = {}
+        self._read: dict[str, dict[str, object]] = {}  # settings by version
         self._executor: DeviceExecutor | None = None
         self._closed = False
         self.on_swap: Callable[[str, str], None] = lambda _model, _version: None
@@ -150,16 +151,28 @@ class ModelHost:
         return self._store.picture.facts[state.pointers.active or state.versions[-1]]
 
     def _settings(self, model: str) -> dict[str, object]:
+        """What the active version's config.json says for us; read once, as versions never change."""
         version = self._store.active(model)
         if version is None:
             return {}
+        settings = self._read.get(version)
+        if settings is None:
+            settings = self._read_settings(version)
+            if settings is not None:
+                self._read[version] = settings
+        return settings or {}
+
+    def _read_settings(self, version: str) -> dict[str, object] | None:
+        """None where the file cannot be read now: a damaged version may be healed."""
         try:
             with self._store.pin(version) as path:
                 file = path / "config.json"
                 if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
                     return {}
                 settings = json.loads(file.read_bytes()).get("aios", {})
-        except (ValueError, AttributeError, OSError, AiosError):
+        except (OSError, AiosError):
+            return None
+        except (ValueError, AttributeError):
             return {}
         return settings if isinstance(settings, dict) else {}
 

@@ -21,8 +21,6 @@ from aios_node.engine.nets.sentences import SentenceEncoder
 from aios_node.engine.tokenizer import FastTokenizer
 from aios_node.engine.weights.folder import VersionFolder, read_folder
 
-NEEDED_FILES = ("config.json", "tokenizer.json")
-
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:

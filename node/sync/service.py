@@ -49,12 +49,6 @@ class Visit:
     error: str | None = None
 
 
-@dataclass
-class _Schedule:
-    due: float = 0.0
-    failures: int = 0
-
-
 class SyncService:
     """Runs sessions in both roles. Without ``start`` it only visits when asked."""
 
@@ -75,7 +69,6 @@ class SyncService:
         self._stopping = threading.Event()
         self._wake = threading.Condition()
         self._news = 0
-        self._schedules: dict[str, _Schedule] = {}
         self._visiting: dict[str, threading.Lock] = {}
         self._caps: dict[str, BandwidthCap] = {}
         self._threads: dict[str, threading.Thread] = {}
