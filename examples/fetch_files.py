@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 
 def main(uri: str, model: str, folder: str) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
     command = json.dumps({"v": 1, "op": "weights", "model": model, "raw": True}).encode()
     with fl.connect(uri) as client:
         info = client.get_flight_info(fl.FlightDescriptor.for_command(command))
