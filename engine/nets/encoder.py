@@ -5,7 +5,8 @@ Built from a mapping of tensors under Hugging Face's names. Knows no texts, file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -60,13 +61,18 @@ class Encoder:
 
     def hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The last block's output, float32 [b, t, d]."""
+        return deque(self.states(ids, mask), maxlen=1).pop()
+
+    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What the embeddings and then each block give, float32 [b, t, d] each: one more than there are blocks."""
         x = F.embedding(ids, self.words) + self.positions[: ids.shape[1]] + self.types[0]
         x = self.norm(x)
+        yield x
         # Without padding no mask is needed, and attention takes its fastest path.
         allowed = None if bool(mask.all()) else mask.bool()[:, None, None, :]
         for block in self.blocks:
             x = block(x, allowed)
-        return x
+            yield x
 
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Mean over real tokens, or the first token; then unit length where the configuration says so."""
