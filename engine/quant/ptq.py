@@ -36,9 +36,16 @@ _BLOCK_VALUES = 2**16
 
 
 class ArrowQuantizer:
-    """Quantises weights by a recipe. Deterministic: same weights and recipe, same codes, on every machine."""
+    """Quantises weights by a recipe. Deterministic: same weights and recipe, same codes, on every machine.
+
+    Raises BadConfig for recipes that need more than the weights: other methods, bits shared out under a budget.
+    """
 
     def __init__(self, config: QuantizationConfig) -> None:
+        if config.method != "ptq":
+            raise BadConfig(f"recipe: method {config.method} needs texts to run the model on; this is method ptq")
+        if config.target_bytes is not None:
+            raise BadConfig("recipe: target_bytes needs the tensors' sensitivities; give every tensor its settings")
         self.config = config
 
     def quantize(

@@ -14,14 +14,22 @@ from typing import Any, Literal, TypeAlias
 
 from aios_node.engine.errors import BadConfig, choices
 from aios_node.engine.quant.blocks import BITS, QuantType
+from aios_node.engine.quant.options import Method, Value, calibration_source, method_options
 
 Clip: TypeAlias = Literal["minmax", "mse"]
+ScaleCodec: TypeAlias = Literal["float32", "double4"]
 
 _CLIPS = ("minmax", "mse")
+_SCALES = ("float32", "double4")
+_DOUBLE4_GROUPS = (16, 256)
 _MAX_OVERRIDES = 1000
 _MAX_PATTERN = 256
 _MAX_GROUP = 2**20
 _MAX_AXIS = 31
+_MEMBERS = ("method", "target_bytes", "options", "calibration", "max_error_ratio")
+"""Members of a recipe beside the settings and the overrides."""
+
+_MAX_BYTES = 2**40
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class Settings:
 
     ``axis``: the channel axis, -1 for the whole tensor. ``group_size``: values along a channel that share a
     scale, 0 for all. ``clip``: ``minmax`` maps the extremes exactly, ``mse`` searches the range with the
-    smallest squared error.
+    smallest squared error. ``scales``: ``float32``, or ``double4``: scales and zero points are quantised in their
+    turn, to 4 bits each (see scales.CompactScales); for int4 and int2, in groups of 16 to 256.
     """
 
     quant: QuantType = "int8"
@@ -38,6 +47,7 @@ class Settings:
     axis: int = 0
     group_size: int = 0
     clip: Clip = "minmax"
+    scales: ScaleCodec = "float32"
 
     def __post_init__(self) -> None:
         _one_of("quant", self.quant, tuple(BITS))
@@ -45,6 +55,16 @@ class Settings:
         _one_of("symmetric", self.symmetric, (True, False))
         _whole("axis", self.axis, -1, _MAX_AXIS)
         _whole("group_size", self.group_size, 0, _MAX_GROUP)
+        _one_of("scales", self.scales, _SCALES)
+        if self.scales == "double4":
+            _check_double4(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON members; ``scales`` only where it is not float32, as before there was a choice."""
+        members = asdict(self)
+        if self.scales == "float32":
+            del members["scales"]
+        return members
 
 
 @dataclass(frozen=True)
@@ -71,11 +91,14 @@ class Override:
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """A recipe: settings for every tensor, exceptions by name, and when old scales are kept.
+    """A recipe: settings for every tensor, exceptions by name, a method, and when old scales are kept.
 
     The first override whose pattern matches a tensor's name decides. Scales of an earlier version are kept
     while the squared error with them is at most ``max_error_ratio`` times the error with fresh ones: unchanged
-    scales keep most codes unchanged, and a delta small. Raises BadConfig naming key, value and what is allowed.
+    scales keep most codes unchanged, and a delta small. ``target_bytes``: what all tensors together may take;
+    bits are then shared out by measured sensitivity, with the settings as the most that a tensor gets.
+    ``options``: see options.method_options; those not given have their defaults. ``calibration``: the texts that
+    were used (options.calibration_source). Raises BadConfig naming key, value and what is allowed.
     """
 
     quant: QuantType = "int8"
@@ -85,10 +108,15 @@ class QuantizationConfig:
     clip: Clip = "minmax"
     overrides: tuple[Override, ...] = ()
     max_error_ratio: float = 1.1
+    scales: ScaleCodec = "float32"
+    method: Method = "ptq"
+    target_bytes: int | None = None
+    options: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    calibration: Mapping[str, Value] | None = field(default=None, hash=False)
     _settings: Settings = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        base = Settings(self.quant, self.symmetric, self.axis, self.group_size, self.clip)
+        base = Settings(self.quant, self.symmetric, self.axis, self.group_size, self.clip, self.scales)
         object.__setattr__(self, "_settings", base)
         object.__setattr__(self, "overrides", tuple(self.overrides))
         if len(self.overrides) > _MAX_OVERRIDES:
@@ -99,6 +127,19 @@ class QuantizationConfig:
         object.__setattr__(self, "max_error_ratio", float(ratio))
         for override in self.overrides:
             self._apply(override)
+        self._check_method()
+
+    def _check_method(self) -> None:
+        object.__setattr__(self, "options", method_options(self.method, self.options))
+        if self.target_bytes is not None:
+            _whole("target_bytes", self.target_bytes, 1, _MAX_BYTES)
+        if self.calibration is not None:
+            object.__setattr__(self, "calibration", calibration_source(self.calibration))
+
+    @property
+    def base(self) -> Settings:
+        """What applies to a tensor that no override names."""
+        return self._settings
 
     def settings_for(self, name: str) -> Settings | None:
         """The settings for a tensor of this name; None: leave it as it is."""
@@ -120,23 +161,29 @@ class QuantizationConfig:
             [override.pattern, "none" if override.settings is None else dict(override.settings)]
             for override in self.overrides
         ]
-        return {
-            "method": "ptq",
-            **asdict(self._settings),
+        members: dict[str, Any] = {
+            "method": self.method,
+            **self._settings.to_json(),
             "overrides": overrides,
             "max_error_ratio": self.max_error_ratio,
         }
+        # Written only where they say something: recipes from before there were these members keep their bytes.
+        if self.target_bytes is not None:
+            members["target_bytes"] = self.target_bytes
+        if self.options:
+            members["options"] = dict(self.options)
+        if self.calibration is not None:
+            members["calibration"] = dict(self.calibration)
+        return members
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any] | str | bytes) -> QuantizationConfig:
         """Read a recipe: an object, or its text. Raises BadConfig."""
         members = dict(_object(raw))
-        if members.pop("method", "ptq") != "ptq":
-            raise BadConfig("recipe: method must be 'ptq' for this kind of recipe")
         overrides = members.pop("overrides", [])
         if not isinstance(overrides, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in overrides):
             raise BadConfig("recipe: overrides must be a list of [pattern, settings] pairs")
-        _check_keys(members, {*asdict(Settings()), "max_error_ratio"}, "the recipe")
+        _check_keys(members, {*asdict(Settings()), *_MEMBERS}, "the recipe")
         return cls(**members, overrides=tuple(Override.of(*pair) for pair in overrides))
 
 
@@ -170,6 +217,15 @@ def preset(name: str) -> QuantizationConfig:
     if name not in known:
         raise BadConfig(f"there is no recipe named {name!r:.60}: {choices(name, known)}")
     return known[name]
+
+
+def _check_double4(settings: Settings) -> None:
+    if settings.quant == "int8":
+        raise BadConfig("recipe: scales is 'double4', which int8 does not have: use int4 or int2, or scales float32")
+    if settings.quant == "int2" and settings.symmetric:
+        # Its zero point 1.5 lies between those that 4 bits can say: 1.4 and 1.6.
+        raise BadConfig("recipe: scales is 'double4', for int2 that needs symmetric: false")
+    _whole("group_size (with scales double4)", settings.group_size, *_DOUBLE4_GROUPS)
 
 
 def _object(raw: Mapping[str, Any] | str | bytes) -> Mapping[str, Any]:

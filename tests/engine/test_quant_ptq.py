@@ -187,6 +187,12 @@ def test_an_axis_that_a_tensor_lacks_is_refused() -> None:
         ArrowQuantizer(QuantizationConfig(axis=2)).quantize({"w": np.ones((2, 2), np.float32)})
 
 
+@pytest.mark.parametrize("config", [QuantizationConfig(method="gptq"), QuantizationConfig(target_bytes=10**6)])
+def test_recipes_that_need_more_than_weights_are_refused(config: QuantizationConfig) -> None:
+    with pytest.raises(BadConfig, match="recipe: "):
+        ArrowQuantizer(config)
+
+
 def test_overrides_decide_by_name_and_the_first_match_wins() -> None:
     config = QuantizationConfig(
         quant="int4",
