@@ -9,15 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from aios_node.engine.errors import BadWeights
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor, dense, dtype_name
+from aios_node.engine.quant.distance import Distance
 from aios_node.engine.quant.dtypes import is_float
-
-_CHUNK = 2**20
-"""Values compared at once, in float64."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +63,20 @@ class PrecisionValidator:
         """Compare all tensors. Raises BadWeights unless both have the same names and shapes."""
         _check_same(original, candidate)
         found: list[TensorError] = []
-        total = np.zeros(3)
+        total = Distance()
         stored = count = 0
         for name in sorted(original):
             before, after = original[name], candidate[name]
             if not is_float(dtype_name(before)):
                 continue
-            sums, largest = _sums(dense(before), dense(after))
-            found.append(_error(name, after, sums, largest))
-            total += sums
+            distance = Distance()
+            distance.add(dense(before), dense(after))
+            found.append(_error(name, after, distance))
+            total.include(distance)
             stored, count = stored + after.nbytes, count + after.size
         found.sort(key=lambda each: (-each.relative_error, each.name))
         return ValidationResult(
-            tuple(found), _cosine(total), _relative(total), 8 * stored / max(count, 1), tuple(self._failures(found))
+            tuple(found), total.cosine, total.relative_error, 8 * stored / max(count, 1), tuple(self._failures(found))
         )
 
     def _failures(self, found: list[TensorError]) -> list[str]:
@@ -101,35 +97,7 @@ def _check_same(original: Mapping[str, Tensor], candidate: Mapping[str, Tensor])
             )
 
 
-def _sums(before: NDArray[Any], after: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
-    """[sum b*b, sum a*a, sum (a-b)^2] in float64, and the largest difference."""
-    sums = np.zeros(3)
-    largest = 0.0
-    flat, other = before.reshape(-1), after.reshape(-1)
-    for start in range(0, flat.size, _CHUNK):
-        b = flat[start : start + _CHUNK].astype(np.float64)
-        a = other[start : start + _CHUNK].astype(np.float64)
-        difference = a - b
-        sums += (b @ b, a @ a, difference @ difference)
-        largest = max(largest, float(np.abs(difference).max()))
-    return sums, largest
-
-
-def _cosine(sums: NDArray[np.float64]) -> float:
-    b, a, difference = sums.tolist()
-    if not b or not a:
-        return 1.0 if b == a else 0.0
-    return float((b + a - difference) / 2 / (b * a) ** 0.5)
-
-
-def _relative(sums: NDArray[np.float64]) -> float:
-    b, a, difference = sums.tolist()
-    if not b:  # nothing to be relative to
-        return 1.0 if a else 0.0
-    return float((difference / b) ** 0.5)
-
-
-def _error(name: str, after: Tensor, sums: NDArray[np.float64], largest: float) -> TensorError:
+def _error(name: str, after: Tensor, distance: Distance) -> TensorError:
     quant_type = after.quant_type if isinstance(after, QuantizedTensor) else "none"
     bits = 8 * after.nbytes / max(after.size, 1)
-    return TensorError(name, quant_type, _cosine(sums), _relative(sums), largest, bits)
+    return TensorError(name, quant_type, distance.cosine, distance.relative_error, distance.largest, bits)

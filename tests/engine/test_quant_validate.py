@@ -79,3 +79,10 @@ def test_casting_rounds_floats_and_leaves_the_rest() -> None:
         cast_weights(ArrowQuantizer(presets()["int8"]).quantize(original), "float16")
     with pytest.raises(BadRequest, match="float dtype"):
         cast_weights(original, "int8")
+
+
+@pytest.mark.parametrize("scale", [1e-85, 1e85])
+def test_tiny_and_huge_weights_have_errors_too(scale: float) -> None:
+    result = PrecisionValidator().compare({"a": np.array([scale, 0.0])}, {"a": np.array([scale, scale])})
+    assert result.cosine == pytest.approx(2**-0.5)
+    assert result.relative_error == pytest.approx(1)
