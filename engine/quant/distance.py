@@ -44,9 +44,11 @@ class Distance:
     @property
     def cosine(self) -> float:
         """Cosine of everything as two long vectors: 1 when both are zero, 0 when one is."""
-        if not self._before or not self._after:
-            return 1.0 if self._before == self._after else 0.0
-        return (self._before + self._after - self._difference) / 2 / (self._before**0.5 * self._after**0.5)
+        largest = max(self._before, self._after)
+        if not largest:
+            return 1.0
+        b, a, difference = (each / largest for each in (self._before, self._after, self._difference))
+        return (b + a - difference) / 2 / (b * a) ** 0.5 if b * a else 0.0
 
     @property
     def relative_error(self) -> float:
