@@ -15,60 +15,39 @@ from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadWeights, Corrupt
 from aios_node.engine.quant.dtypes import count_of, dtype_of, is_float
+from aios_node.engine.quant.packing import check_packed, pack, packed_size, unpack
+from aios_node.engine.quant.scales import DOUBLE4_TYPES, CompactScales
+
+__all__ = [
+    "BITS",
+    "CompactScales",
+    "Grouping",
+    "QuantType",
+    "QuantizedTensor",
+    "Tensor",
+    "by_channel",
+    "dense",
+    "dtype_name",
+    "from_channels",
+    "highest_code",
+    "pack",
+    "packed_size",
+    "unpack",
+]
 
 QuantType: TypeAlias = Literal["int8", "int4", "int2"]
 BITS: dict[str, int] = {"int8": 8, "int4": 4, "int2": 2}
+_HIGHEST = {"int8": 127, "int4": 15, "int2": 3}
 
 _ROWS_AT_ONCE = 2**18
 """Values that are dequantised together: about 1 MiB of float32, so that the passes stay in cache."""
 
 
-def _codes_of_byte(bits: int) -> NDArray[np.uint8]:
-    """All codes of every byte, low bits first: uint8 [256, 8 // bits]."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return (np.arange(256, dtype=np.uint8)[:, None] >> shifts) & np.uint8(2**bits - 1)
-
-
-# One lookup gives all codes of a byte: [256] of uint16 (int4) or uint32 (int2), viewed as bytes later.
-_UNPACKED: dict[int, NDArray[Any]] = {
-    4: _codes_of_byte(4).view(np.uint16).reshape(256),
-    2: _codes_of_byte(2).view(np.uint32).reshape(256),
-}
-
-
-def packed_size(count: int, bits: int) -> int:
-    """Bytes that ``count`` codes of ``bits`` bits take."""
-    return -(-count * bits // 8)
-
-
-def pack(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Pack codes into canonical bytes.
-
-    ``codes``: integers of any shape, read in C order; -128..127 for 8 bits, else 0..2**bits - 1 (higher bits
-    are cut off). Returns uint8 [ceil(n * bits / 8)]: low bits first, the last byte padded with zero bits.
-    """
-    flat = np.ascontiguousarray(codes).reshape(-1)
-    if bits == 8:
-        return flat.astype(np.int8, copy=False).view(np.uint8)
-    per_byte = 8 // bits
-    full = np.zeros(packed_size(flat.size, bits) * per_byte, np.uint8)
-    np.bitwise_and(flat.astype(np.uint8, copy=False), np.uint8(2**bits - 1), out=full[: flat.size])
-    packed = full[0::per_byte].copy()
-    for place in range(1, per_byte):
-        packed |= full[place::per_byte] << np.uint8(place * bits)
-    return packed
-
-
-def unpack(data: NDArray[np.uint8], bits: int, count: int) -> NDArray[Any]:
-    """The inverse of pack: int8 [count] for 8 bits (a view), uint8 [count] else.
-
-    Raises Corrupt when ``data`` is not exactly the bytes that ``count`` codes take.
-    """
-    if data.size != packed_size(count, bits):
-        raise Corrupt(f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not {data.size}")
-    if bits == 8:
-        return data.view(np.int8)
-    return _UNPACKED[bits][data].view(np.uint8)[:count]
+def highest_code(quant_type: str) -> int:
+    """The highest code there is. Raises BadWeights for a quantisation that does not exist."""
+    if quant_type not in _HIGHEST:
+        raise BadWeights(f"quantisation {quant_type!r:.40} is not one of {', '.join(BITS)}")
+    return _HIGHEST[quant_type]
 
 
 @dataclass(frozen=True)
@@ -127,7 +106,9 @@ class QuantizedTensor:
     unsigned, low bits first, last byte padded with zero bits). ``scales``, ``zero_points``: float32
     [channels, groups]; ``axis`` -1 is one channel, the flattened tensor; ``group_size`` 0 is one group per
     channel, else groups are runs along the flattened rest of a channel, the last one possibly shorter.
-    ``dtype`` names the dequantised tensor. Raises Corrupt or BadWeights when the parts contradict each other.
+    ``dtype`` names the dequantised tensor. ``compact`` is what is stored instead of scales and zero points where
+    these are quantised in their turn (see scales); they are then exactly what it says. Raises Corrupt or
+    BadWeights when the parts contradict each other.
     """
 
     codes: NDArray[np.uint8]
@@ -138,14 +119,31 @@ class QuantizedTensor:
     quant_type: QuantType
     axis: int
     group_size: int
+    compact: CompactScales | None = None
 
     def __post_init__(self) -> None:
-        if self.quant_type not in BITS:
-            raise BadWeights(f"quantisation {self.quant_type!r:.40} is not one of {', '.join(BITS)}")
+        highest_code(self.quant_type)
         if not is_float(self.dtype):
             raise BadWeights(f"a quantised tensor cannot be of dtype {self.dtype!r:.40}; it must be a float")
-        _check_codes(self.codes, self.count, self.bits)
+        check_packed(self.codes, self.count, self.bits)
         _check_scales(self)
+        if self.compact is not None:
+            _check_compact(self, self.compact)
+
+    @classmethod
+    def compacted(
+        cls,
+        codes: NDArray[np.uint8],
+        compact: CompactScales,
+        shape: tuple[int, ...],
+        dtype: str,
+        quant_type: QuantType,
+        axis: int,
+        group_size: int,
+    ) -> QuantizedTensor:
+        """A tensor whose scales and zero points are what ``compact`` says. Raises as the constructor does."""
+        scales, zero_points = compact.scales(), compact.zero_points(highest_code(quant_type))
+        return cls(codes, scales, zero_points, shape, dtype, quant_type, axis, group_size, compact)
 
     @property
     def bits(self) -> int:
@@ -169,7 +167,9 @@ class QuantizedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, scales and zero points together."""
+        """Bytes of codes, scales and zero points together, as they are stored."""
+        if self.compact is not None:
+            return self.codes.nbytes + self.compact.nbytes
         return self.codes.nbytes + self.scales.nbytes + self.zero_points.nbytes
 
     def unpack(self) -> NDArray[Any]:
@@ -223,16 +223,6 @@ def _dequantize_rows(
         out[:, full:] = (values[:, full:] - zero_points[:, whole:]) * scales[:, whole:]
 
 
-def _check_codes(codes: NDArray[np.uint8], count: int, bits: int) -> None:
-    if codes.dtype != np.uint8 or codes.ndim != 1:
-        raise BadWeights(f"codes must be a flat uint8 array, not {codes.dtype} of {codes.ndim} dimensions")
-    if codes.size != packed_size(count, bits):
-        raise Corrupt(f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not {codes.size}")
-    used = count * bits % 8
-    if used and int(codes[-1]) >> used:
-        raise Corrupt("the padding bits after the last code are not zero")
-
-
 def _check_scales(tensor: QuantizedTensor) -> None:
     grouping = tensor.grouping
     expected = (grouping.channels, grouping.groups)
@@ -241,3 +231,12 @@ def _check_scales(tensor: QuantizedTensor) -> None:
             raise BadWeights(f"{name} must be float32, not {part.dtype}")
         if part.shape != expected:
             raise Corrupt(f"{name} have shape {part.shape}; shape {tensor.shape} needs {expected}")
+
+
+def _check_compact(tensor: QuantizedTensor, compact: CompactScales) -> None:
+    if tensor.quant_type not in DOUBLE4_TYPES:
+        raise BadWeights(f"{tensor.quant_type} has no scales of 4 bits; {' and '.join(DOUBLE4_TYPES)} have")
+    if compact.scales().tobytes() != tensor.scales.tobytes():
+        raise Corrupt("the scales are not those that their compact form says")
+    if compact.zero_points(highest_code(tensor.quant_type)).tobytes() != tensor.zero_points.tobytes():
+        raise Corrupt("the zero points are not those that their compact form says")
