@@ -60,15 +60,19 @@ def data_end(mapped: mmap.mmap) -> int:
     return len(mapped) - _TRAILER - length
 
 
-def read_row_groups(mapped: mmap.mmap) -> list[RowGroup]:
-    """All row groups; their chunks lie before the footer and share no byte. Raises Corrupt, TooLarge."""
+def read_row_groups(mapped: mmap.mmap, *, max_rows: int | None = None, only: str | None = None) -> list[RowGroup]:
+    """All row groups; their chunks lie before the footer and share no byte. Raises Corrupt, TooLarge.
+
+    ``max_rows``: None for MAX_TENSORS. ``only``: the one column to look at, whatever the others are.
+    """
+    max_rows = MAX_TENSORS if max_rows is None else max_rows
     end = data_end(mapped)
     if len(mapped) - end > MAX_WALKED_BYTES:
         raise TooLarge(f"the footer has {len(mapped) - end} bytes; at most {MAX_WALKED_BYTES} are read")
     fields, _ = read_struct(mapped[end:-_TRAILER])
-    groups = [_row_group(raw, end) for raw in _structs(fields.get(_ROW_GROUPS))]
-    if sum(group.rows for group in groups) > MAX_TENSORS:
-        raise TooLarge(f"the file claims more than {MAX_TENSORS} rows")
+    groups = [_row_group(raw, end, only) for raw in _structs(fields.get(_ROW_GROUPS))]
+    if sum(group.rows for group in groups) > max_rows:
+        raise TooLarge(f"the file claims more than {max_rows} rows")
     spans = sorted((chunk.start, chunk.end) for group in groups for chunk in group.chunks.values())
     for (_, before), (start, _) in itertools.pairwise(spans):
         if start < before:
@@ -76,32 +80,38 @@ def read_row_groups(mapped: mmap.mmap) -> list[RowGroup]:
     return groups
 
 
-def _row_group(raw: Struct, end: int) -> RowGroup:
+def _row_group(raw: Struct, end: int, only: str | None) -> RowGroup:
     rows = whole(raw, _ROWS)
     chunks: dict[str, Chunk] = {}
     for column in _structs(raw.get(_COLUMNS)) if rows else ():
-        name, chunk = _chunk(column, end)
+        name, described = _described(column)
+        if only not in (None, name):
+            continue
+        chunk = _chunk(name, described, end)
         if name in chunks:
             raise Corrupt(f"column {name[:80]!a} comes twice or holds several values")
         chunks[name] = chunk
     return RowGroup(rows, chunks)
 
 
-def _chunk(column: Struct, end: int) -> tuple[str, Chunk]:
+def _described(column: Struct) -> tuple[str, Struct]:
     described = column.get(_DESCRIPTION)
     if _FILE in column or not isinstance(described, dict):
         raise Corrupt("a column lies in another file or is not described")
     path = described.get(_PATH)
     if not isinstance(path, list) or not path or not isinstance(path[0], bytes):
         raise Corrupt("a column has no name")
-    name = path[0].decode("utf-8", "replace")
+    return path[0].decode("utf-8", "replace"), described
+
+
+def _chunk(name: str, described: Struct, end: int) -> Chunk:
     start = whole(described, _DATA_AT)
     if described.get(_DICTIONARY_AT) is not None:
         start = min(start, whole(described, _DICTIONARY_AT) or start)
     chunk = Chunk(start, start + whole(described, _STORED_SIZE), whole(described, _RAW_SIZE))
     if not len(_MAGIC) <= chunk.start <= chunk.end <= end:
         raise Corrupt(f"column {name[:80]!a} claims bytes {chunk.start} to {chunk.end}, beyond the data")
-    return name, chunk
+    return chunk
 
 
 def _structs(value: Any) -> list[Struct]:
