@@ -9,7 +9,8 @@ from aios_node.delta.limits import Limits, check_size
 from aios_node.delta.names import short
 from aios_node.engine.errors import HashMismatch, NoBase
 from aios_node.engine.quant.blocks import Tensor
-from aios_node.engine.weights.manifest import Manifest, TensorEntry, expected_nbytes, quant_of, tensor_hash
+from aios_node.engine.weights.manifest import Manifest, TensorEntry, tensor_hash
+from aios_node.engine.weights.stored import expected_nbytes, quant_of, scale_codec_of
 
 
 def base_tensor(weights: Mapping[str, Tensor], entry: TensorEntry) -> Tensor:
@@ -52,6 +53,6 @@ def bounded(manifest: Manifest, limits: Limits) -> Manifest:
 def _described(name: str, tensor: Tensor) -> TensorEntry:
     quant_type, axis, group_size = quant_of(tensor)
     dtype = str(getattr(tensor.dtype, "name", tensor.dtype))
-    shape = tuple(tensor.shape)
-    nbytes = expected_nbytes(dtype, shape, quant_type, axis, group_size)
-    return TensorEntry(name, dtype, shape, quant_type, axis, group_size, "0" * 64, nbytes)
+    layout = (dtype, tuple(tensor.shape), quant_type, axis, group_size)
+    codec = scale_codec_of(tensor)
+    return TensorEntry(name, *layout, "0" * 64, expected_nbytes(*layout, codec), codec)

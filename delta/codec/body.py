@@ -51,9 +51,10 @@ def write_tensor(out: Writer, target: Tensor, base: Tensor | None, entry: Tensor
     """Code one tensor; ``base`` has the same layout or is None. Returns whether anything of the base was used."""
     codecs = coding.chosen
     numbers = {codec.name: number for number, codec in enumerate(codecs)}
-    olds = (None,) * 3 if base is None else parts(base)
+    news = parts(target)
+    olds: Sequence[Bytes | None] = [None] * len(news) if base is None else parts(base)
     used = False
-    for new, old, part in zip(parts(target), olds, layout(entry), strict=False):
+    for new, old, part in zip(news, olds, layout(entry), strict=True):
         for span in _spans(part.size, coding.block):
             codec, data = smallest(new[span], None if old is None else old[span], part.element, codecs)
             out.write(_FRAME.pack(numbers[codec.name], len(data)))

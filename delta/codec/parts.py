@@ -1,7 +1,8 @@
 """A tensor as what a codec sees: plain parts of bytes, each with the kind of number it holds.
 
-An array is one part; a quantised tensor is three (codes, scales, zero points), because each has statistics of its
-own. Knows how tensors are laid out, not how they are coded.
+An array is one part; a quantised tensor is three (codes, scales, zero points) or, where its scales are compact, four
+(codes, steps, scale codes, zero codes), because each has statistics of its own.
+Knows how tensors are laid out, not how they are coded.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import numpy as np
 
 from aios_node.delta.codec.planes import Bytes, Element
 from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, QuantType, Tensor, packed_size
-from aios_node.engine.quant.dtypes import count_of, dtype_of, from_bytes, is_float, raw_bytes
+from aios_node.engine.quant.dtypes import count_of, dtype_of, from_bytes, is_float
+from aios_node.engine.quant.scales import CompactScales, CompactSizes, supers_of
 from aios_node.engine.weights.manifest import TensorEntry
+from aios_node.engine.weights.stored import stored_parts
 
 _CODE = Element(1)
 _SCALE = Element(4, is_float=True)
+_STEP = Element(2, is_float=True)
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,17 @@ def layout(entry: TensorEntry) -> tuple[Part, ...]:
         kind = dtype_of(entry.dtype)
         return (Part(entry.nbytes, Element(kind.itemsize, is_float(entry.dtype))),)
     grouping = Grouping.of(entry.shape, entry.quant_axis, entry.group_size)
+    codes = Part(packed_size(count_of(entry.shape), BITS[entry.quant_type]), _CODE)
+    if entry.scale_codec == "double4":
+        sizes = CompactSizes.of(grouping.channels, grouping.groups)
+        return codes, Part(sizes.steps, _STEP), Part(sizes.scale_codes, _CODE), Part(sizes.zero_codes, _CODE)
     scales = Part(4 * grouping.channels * grouping.groups, _SCALE)
-    return Part(packed_size(count_of(entry.shape), BITS[entry.quant_type]), _CODE), scales, scales
+    return codes, scales, scales
 
 
 def parts(tensor: Tensor) -> tuple[Bytes, ...]:
     """The bytes of every part; views where the tensor is contiguous."""
-    if isinstance(tensor, QuantizedTensor):
-        return raw_bytes(tensor.codes), raw_bytes(tensor.scales), raw_bytes(tensor.zero_points)
-    return (raw_bytes(tensor),)
+    return stored_parts(tensor)
 
 
 def assemble(entry: TensorEntry, data: Sequence[Bytes]) -> Tensor:
@@ -51,15 +57,13 @@ def assemble(entry: TensorEntry, data: Sequence[Bytes]) -> Tensor:
     if entry.quant_type == "none":
         return from_bytes(data[0], entry.dtype, entry.shape)
     grouping = Grouping.of(entry.shape, entry.quant_axis, entry.group_size)
-    codes, scales, zero_points = data
-    table = grouping.channels, grouping.groups
-    return QuantizedTensor(
-        codes=codes,
-        scales=scales.view(np.float32).reshape(table),
-        zero_points=zero_points.view(np.float32).reshape(table),
-        shape=entry.shape,
-        dtype=entry.dtype,
-        quant_type=cast("QuantType", entry.quant_type),
-        axis=entry.quant_axis,
-        group_size=entry.group_size,
-    )
+    quant_type = cast("QuantType", entry.quant_type)
+    shaped = (entry.shape, entry.dtype, quant_type, entry.quant_axis, entry.group_size)
+    if entry.scale_codec == "double4":
+        codes, steps, scale_codes, zero_codes = data
+        table = steps.view(np.float16).reshape(grouping.channels, supers_of(grouping.groups))
+        compact = CompactScales(table, scale_codes, zero_codes, grouping.groups)
+        return QuantizedTensor.compacted(codes, compact, *shaped)
+    codes, scales, zero_points = (data[0], *(part.view(np.float32) for part in data[1:]))
+    groups = grouping.channels, grouping.groups
+    return QuantizedTensor(codes, scales.reshape(groups), zero_points.reshape(groups), *shaped)

@@ -46,4 +46,4 @@ def same_layout(one: TensorEntry, other: TensorEntry) -> bool:
 
 
 def _layout(entry: TensorEntry) -> tuple[object, ...]:
-    return entry.dtype, entry.shape, entry.quant_type, entry.quant_axis, entry.group_size
+    return entry.dtype, entry.shape, entry.quant_type, entry.quant_axis, entry.group_size, entry.scale_codec

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadWeights, Corrupt
 from aios_node.engine.quant.blocks import Grouping, QuantizedTensor, QuantType, Tensor, dtype_name
-from aios_node.engine.quant.dtypes import count_of, dtype_of, from_bytes, raw_bytes
-from aios_node.engine.weights.manifest import expected_nbytes, quant_of
+from aios_node.engine.quant.dtypes import count_of, dtype_of, from_bytes
+from aios_node.engine.quant.scales import CompactScales, CompactSizes, supers_of
 from aios_node.engine.weights.names import check_tensor_name
+from aios_node.engine.weights.stored import expected_nbytes, quant_of, scale_codec_of, stored_parts
 
 FORMAT_KEY = b"aios.format"
 WRITER_KEY = b"aios.writer"
@@ -92,6 +93,7 @@ class RowHeader:
     quant_axis: int
     group_size: int
     nbytes: int
+    scale_codec: str = "float32"
 
     @classmethod
     def of(cls, name: str, described: Mapping[str, Any]) -> RowHeader:
@@ -103,16 +105,17 @@ class RowHeader:
         plain = quant_type == "none"
         axis = -1 if plain else _whole(name, described, "quant_axis")
         group_size = 0 if plain else _whole(name, described, "group_size")
-        nbytes = expected_nbytes(dtype, shape, quant_type, axis, group_size)
-        return cls(name, dtype, shape, quant_type, axis, group_size, nbytes)
+        scale_codec = str(described.get("scale_codec", "float32"))
+        nbytes = expected_nbytes(dtype, shape, quant_type, axis, group_size, scale_codec)
+        return cls(name, dtype, shape, quant_type, axis, group_size, nbytes, scale_codec)
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> RowHeader:
         """From the small columns of a row of either version. Raises as ``of`` does."""
         name = check_tensor_name(row["layer_name"])
         dtype = str(row["dtype"]).removeprefix("torch.")
-        _check_extra(name, row.get("extra"))
-        header = cls.of(name, {**row, "dtype": _ALIASES.get(dtype, dtype)})
+        scale_codec = _scale_codec(name, row.get("extra"))
+        header = cls.of(name, {**row, "dtype": _ALIASES.get(dtype, dtype), "scale_codec": scale_codec})
         if row["num_params"] != count_of(header.shape):
             raise Corrupt(f"tensor {name!r} of shape {header.shape} cannot have {row['num_params']} values")
         return header
@@ -129,6 +132,10 @@ class RowHeader:
         if self.quant_type == "none":
             return {"data": self.nbytes}
         channels, groups = self.scale_shape
+        if self.scale_codec == "double4":
+            sizes = CompactSizes.of(channels, groups)
+            scales = sizes.steps + sizes.scale_codes
+            return {"data": self.nbytes - sizes.total, "scales": scales, "zero_points": sizes.zero_codes}
         part = 4 * channels * groups
         return {"data": self.nbytes - 2 * part, "scales": part, "zero_points": part}
 
@@ -140,18 +147,20 @@ class RowHeader:
         data = parts["data"]
         if self.quant_type == "none":
             return from_bytes(_aligned(data, dtype_of(self.dtype)), self.dtype, self.shape)
+        layout = (self.shape, self.dtype, cast("QuantType", self.quant_type), self.quant_axis, self.group_size)
+        if self.scale_codec == "double4":
+            compact = _compact(parts["scales"], parts["zero_points"], self.scale_shape)
+            return QuantizedTensor.compacted(data, compact, *layout)
         scales, zero_points = (_floats(parts[name], self.scale_shape) for name in ("scales", "zero_points"))
-        quant_type = cast("QuantType", self.quant_type)
-        return QuantizedTensor(
-            data, scales, zero_points, self.shape, self.dtype, quant_type, self.quant_axis, self.group_size
-        )
+        return QuantizedTensor(data, scales, zero_points, *layout)
 
 
 def header_of(name: str, tensor: Tensor) -> RowHeader:
     """What a row says about this tensor."""
     quant_type, axis, group_size = quant_of(tensor)
     described = {"shape": list(tensor.shape), "dtype": dtype_name(tensor), "quant_type": quant_type}
-    return RowHeader.of(name, {**described, "quant_axis": axis, "group_size": group_size})
+    quantised = {"quant_axis": axis, "group_size": group_size, "scale_codec": scale_codec_of(tensor)}
+    return RowHeader.of(name, {**described, **quantised})
 
 
 def row_of(name: str, tensor: Tensor) -> pa.Table:
@@ -168,7 +177,7 @@ def row_of(name: str, tensor: Tensor) -> pa.Table:
         "zero_points": zero_points,
         "quant_axis": axis,
         "group_size": group_size,
-        "extra": None,
+        "extra": None if scale_codec_of(tensor) == "float32" else json.dumps({"codec": scale_codec_of(tensor)}),
     }
     columns = [
         _one_value(data) if field.name == "data" else pa.array([row[field.name]], field.type) for field in SCHEMA_V2
@@ -177,10 +186,11 @@ def row_of(name: str, tensor: Tensor) -> pa.Table:
 
 
 def _parts(tensor: Tensor) -> tuple[NDArray[np.uint8], bytes | None, bytes | None]:
-    """The payload columns of a tensor."""
-    if isinstance(tensor, QuantizedTensor):
-        return tensor.codes, raw_bytes(tensor.scales).tobytes(), raw_bytes(tensor.zero_points).tobytes()
-    return raw_bytes(tensor), None, None
+    """The payload columns of a tensor: the last column takes the last part, ``scales`` what lies between."""
+    data, *scales = stored_parts(tensor)
+    if not scales:
+        return data, None, None
+    return data, b"".join(part.tobytes() for part in scales[:-1]), scales[-1].tobytes()
 
 
 def _one_value(data: NDArray[np.uint8]) -> pa.Array:
@@ -197,6 +207,13 @@ def _floats(data: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.float
     return from_bytes(_aligned(data, np.dtype(np.float32)), "float32", shape)
 
 
+def _compact(scales: NDArray[np.uint8], zero_codes: NDArray[np.uint8], shape: tuple[int, int]) -> CompactScales:
+    channels, groups = shape
+    size = CompactSizes.of(channels, groups).steps
+    steps = from_bytes(_aligned(scales[:size], np.dtype(np.float16)), "float16", (channels, supers_of(groups)))
+    return CompactScales(steps, scales[size:], zero_codes, groups)
+
+
 def _shape(name: str, value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(side) is int for side in value):
         raise Corrupt(f"the shape of tensor {name!r} is not a list of numbers")
@@ -210,13 +227,15 @@ def _whole(name: str, row: Mapping[str, Any], column: str) -> int:
     return value
 
 
-def _check_extra(name: str, extra: str | None) -> None:
-    """Refuse encodings that came after this reader; anything else in ``extra`` is for others."""
+def _scale_codec(name: str, extra: str | None) -> str:
+    """How ``extra`` says that scales are kept. Refuses codecs that came after this reader; anything else in
+    ``extra`` is for others."""
     if extra is None:
-        return
+        return "float32"
     try:
         codec = json.loads(extra).get("codec", "plain")
     except (ValueError, AttributeError, RecursionError):
         raise Corrupt(f"tensor {name!r} has a column 'extra' that is no JSON object") from None
-    if codec != "plain":
+    if codec not in ("plain", "double4"):
         raise BadWeights(f"tensor {name!r} is encoded as {str(codec)[:40]!r}, which this version cannot read")
+    return "float32" if codec == "plain" else "double4"

@@ -14,10 +14,11 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from aios_node.engine.errors import AiosError, BadWeights, Corrupt, TooLarge
-from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, Tensor, dtype_name, packed_size
-from aios_node.engine.quant.dtypes import count_of, dtype_of, is_float, raw_bytes
+from aios_node.engine.errors import AiosError, Corrupt, TooLarge
+from aios_node.engine.quant.blocks import Tensor, dtype_name
+from aios_node.engine.quant.dtypes import dtype_of
 from aios_node.engine.weights.names import canonical_json, check_file_name, check_sha256, check_tensor_name
+from aios_node.engine.weights.stored import expected_nbytes, quant_of, scale_codec_of, stored_parts
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -29,7 +30,7 @@ MAX_FILE_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor in a manifest. ``nbytes`` counts the data (or codes), scales and zero points."""
+    """One tensor in a manifest. ``nbytes`` counts the data (or codes), scales and zero points, as they are stored."""
 
     name: str
     dtype: str
@@ -39,11 +40,13 @@ class TensorEntry:
     group_size: int
     sha256: str
     nbytes: int
+    scale_codec: str = "float32"
 
     def __post_init__(self) -> None:
         check_tensor_name(self.name)
         check_sha256(self.sha256, f"the hash of tensor {self.name!r}")
-        expected = expected_nbytes(self.dtype, self.shape, self.quant_type, self.quant_axis, self.group_size)
+        layout = (self.dtype, self.shape, self.quant_type, self.quant_axis, self.group_size, self.scale_codec)
+        expected = expected_nbytes(*layout)
         if self.nbytes != expected:
             raise Corrupt(f"tensor {self.name!r} claims {self.nbytes} bytes; its shape needs {expected}")
 
@@ -51,60 +54,39 @@ class TensorEntry:
     def of(cls, name: str, tensor: Tensor) -> TensorEntry:
         """The entry that describes this tensor; hashes it."""
         quant_type, axis, group_size = quant_of(tensor)
-        dtype = dtype_name(tensor)
-        return cls(
-            name, dtype, tuple(tensor.shape), quant_type, axis, group_size, tensor_hash(tensor), int(tensor.nbytes)
-        )
+        layout = (dtype_name(tensor), tuple(tensor.shape), quant_type, axis, group_size)
+        return cls(name, *layout, tensor_hash(tensor), int(tensor.nbytes), scale_codec_of(tensor))
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as JSON members."""
-        return {**self.__dict__, "shape": list(self.shape)}
-
-
-def expected_nbytes(dtype: str, shape: tuple[int, ...], quant_type: str, axis: int, group_size: int) -> int:
-    """Bytes that a tensor so described has. Raises BadWeights or TooLarge when there can be no such tensor."""
-    kind = dtype_of(dtype)
-    count = count_of(shape, kind.itemsize)
-    if quant_type == "none":
-        if (axis, group_size) != (-1, 0):
-            raise BadWeights(f"an unquantised tensor has axis -1 and group size 0, not {axis} and {group_size}")
-        return count * kind.itemsize
-    if quant_type not in BITS or not is_float(dtype):
-        raise BadWeights(f"there is no quantisation {quant_type!r:.40} of dtype {dtype}")
-    grouping = Grouping.of(shape, axis, group_size)
-    return packed_size(count, BITS[quant_type]) + 8 * grouping.channels * grouping.groups
-
-
-def quant_of(tensor: Tensor) -> tuple[str, int, int]:
-    """Quantisation type, axis and group size of a tensor; plain arrays are ("none", -1, 0)."""
-    if isinstance(tensor, QuantizedTensor):
-        return tensor.quant_type, tensor.axis, tensor.group_size
-    return "none", -1, 0
+        """The entry as JSON members; ``scale_codec`` only where it is not float32."""
+        members = {**self.__dict__, "shape": list(self.shape)}
+        if self.scale_codec == "float32":
+            del members["scale_codec"]  # entries from before there was a choice keep their bytes
+        return members
 
 
 def tensor_hash(tensor: Tensor) -> str:
     """sha256 (hex) of what a tensor means.
 
-    Over a canonical JSON header (dtype, group_size, quant_axis, quant_type, shape), a newline, the bytes in
-    C order (or the packed codes), then float32 scales and zero points, all little endian.
+    Over a canonical JSON header (dtype, group_size, quant_axis, quant_type, shape; scale_codec where it is not
+    float32), a newline, the bytes in C order (or the packed codes), then scales and zero points as they are stored
+    (float32; double4: steps, scale codes, zero codes), all little endian.
     """
     quant_type, axis, group_size = quant_of(tensor)
     dtype = dtype_name(tensor)
     dtype_of(dtype)
-    header = {
+    header: dict[str, Any] = {
         "dtype": dtype,
         "group_size": group_size,
         "quant_axis": axis,
         "quant_type": quant_type,
         "shape": list(tensor.shape),
     }
+    if scale_codec_of(tensor) != "float32":
+        header["scale_codec"] = scale_codec_of(tensor)
     digest = hashlib.sha256(canonical_json(header) + b"\n")
-    if isinstance(tensor, QuantizedTensor):
-        digest.update(raw_bytes(tensor.codes).data)
-        digest.update(raw_bytes(tensor.scales).data)
-        digest.update(raw_bytes(tensor.zero_points).data)
-    else:
-        digest.update(raw_bytes(tensor).data)
+    for part in stored_parts(tensor):
+        digest.update(part.data)
     return digest.hexdigest()
 
 
@@ -235,7 +217,7 @@ def _parse(raw: Any) -> Manifest:
 
 
 def _parse_entry(raw: dict[str, Any]) -> TensorEntry:
-    texts = (raw["dtype"], raw["quant_type"])
+    texts = (raw["dtype"], raw["quant_type"], raw.get("scale_codec", ""))
     numbers = (*raw["shape"], raw["quant_axis"], raw["group_size"], raw["nbytes"])
     if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
         raise Corrupt(f"tensor {str(raw['name'])[:80]!a} has members of the wrong type")

@@ -27,6 +27,7 @@ LENGTH_BYTES = 4
 
 def index_entry(header: RowHeader, sha256: str, row_group: int, offsets: Mapping[str, int]) -> dict[str, Any]:
     """What the index says about one tensor: where it lies, what it is, and its hash."""
+    codec = {} if header.scale_codec == "float32" else {"scale_codec": header.scale_codec}
     return {
         "row_group": row_group,
         "bytes": header.nbytes,
@@ -36,6 +37,7 @@ def index_entry(header: RowHeader, sha256: str, row_group: int, offsets: Mapping
         "quant_type": header.quant_type,
         "quant_axis": header.quant_axis,
         "group_size": header.group_size,
+        **codec,
         "offsets": dict(offsets),
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tensors import Weights, hashes, quantized, random_bits, versions
+from tensors import Weights, compacted, hashes, quantized, random_bits, versions
 
 from aios_node import delta
 from aios_node.delta.codec.body import Coding
@@ -113,6 +113,24 @@ def test_codes_and_scales_are_coded_apart() -> None:
     blob = delta.encode({"w": old}, {"w": new})
     assert len(blob) < old.codes.nbytes / 20, "scales that stay frozen cost nothing"
     assert hashes(delta.apply({"w": old}, blob)) == hashes({"w": new})
+
+
+def test_compact_scales_travel_as_they_are_stored() -> None:
+    old = compacted(RNG, "int2", (256, 512), group=16)
+    assert old.compact is not None
+    codes = old.codes.copy()
+    codes[::97] ^= 1
+    new = QuantizedTensor.compacted(codes, old.compact, old.shape, old.dtype, "int2", 0, 16)
+    blob = delta.encode({"w": old}, {"w": new})
+    assert len(blob) < old.codes.nbytes / 20, "scales that stay frozen cost nothing"
+    assert hashes(delta.apply({"w": old}, blob)) == hashes({"w": new})
+    plain = quantized(RNG, "int2", (256, 512), group=16)
+    for one, other in ((plain, new), (new, plain)):
+        across = delta.encode({"w": one}, {"w": other})
+        assert len(across) < other.nbytes + 500, "another codec of scales shares no parts with the base"
+        assert hashes(delta.apply({"w": one}, across)) == hashes({"w": other})
+        with pytest.raises(NoBase):
+            delta.apply({"w": other}, across)
 
 
 def test_an_unchanged_tensor_is_the_base_s_own_object() -> None:

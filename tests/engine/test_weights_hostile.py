@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_node.engine.errors import Corrupt, DataError, StorageFull, TooLarge
+from aios_node.engine.errors import BadWeights, Corrupt, DataError, StorageFull, TooLarge
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
+from aios_node.engine.quant.scales import CompactScales
 from aios_node.engine.weights import parquet
 from aios_node.engine.weights.footer import read_row_groups
 from aios_node.engine.weights.layout import SCHEMA_V1
@@ -28,6 +29,7 @@ from aios_node.engine.weights.shard import map_file
 from aios_node.engine.weights.thrift import read_struct
 
 SIZE = 4 * 6 * 5
+COMPACT = CompactScales.of(np.array([[0.5]], np.float16), np.array([[1, 2, 3]]), np.array([[0, 1, 2]]))
 
 
 def sample() -> dict[str, Tensor]:
@@ -36,6 +38,7 @@ def sample() -> dict[str, Tensor]:
         "w": np.arange(30, dtype=np.float32).reshape(6, 5),
         "q": QuantizedTensor(np.arange(12, dtype=np.uint8), *scales, (3, 4), "float32", "int8", 0, 0),
         "flags": np.array([True, False]),
+        "d": QuantizedTensor.compacted(np.arange(5, dtype=np.uint8), COMPACT, (10,), "float32", "int4", -1, 4),
     }
 
 
@@ -143,6 +146,14 @@ def test_an_index_that_tells_the_truth_is_believed(tmp_path: Path) -> None:
         (lambda i: i["q"].pop("quant_axis"), Corrupt),
         (lambda i: i["q"]["offsets"].pop("scales"), Corrupt),
         (lambda i: i["q"]["offsets"].update(scales=i["q"]["offsets"]["zero_points"]), Corrupt),
+        (lambda i: i["d"].pop("scale_codec"), Corrupt),
+        (lambda i: i["d"].update(scale_codec="rans"), BadWeights),
+        (lambda i: i["d"].update(scale_codec=["double4"]), BadWeights),
+        (lambda i: i["d"].update(scale_codec=None), BadWeights),
+        (lambda i: i["w"].update(scale_codec="double4"), BadWeights),
+        (lambda i: i["q"].update(scale_codec="double4"), BadWeights),
+        (lambda i: i["d"].update(group_size=1), Corrupt),
+        (lambda i: i["d"]["offsets"].update(scales=i["d"]["offsets"]["zero_points"]), Corrupt),
         (lambda i: i.update(x=dict(i["w"])), Corrupt),
         (lambda i: i.update({"a\nb": i.pop("w")}), DataError),
         (lambda i: i.update({"": i.pop("w")}), DataError),
@@ -175,6 +186,17 @@ def test_a_bool_tensor_holds_bools_only(tmp_path: Path) -> None:
     (tmp_path / "w.parquet").write_bytes(raw)
     with pytest.raises(DataError, match="other than 0 and 1"):
         read_all(tmp_path / "w.parquet")
+
+
+DOUBLE4: dict[str, Any] = {
+    "quant_type": ["int2"], "quant_axis": [-1], "group_size": [4], "extra": ['{"codec": "double4"}'],
+    "data": [bytes(2)], "scales": [bytes.fromhex("003811")], "zero_points": [bytes(1)],
+}  # fmt: skip
+"""A row of 6 values in two groups that can be read; with shape [2, 3]."""
+
+
+def test_rows_of_compact_scales_are_read(tmp_path: Path) -> None:
+    read_all(write_rows(tmp_path / "w.parquet", DOUBLE4))
 
 
 def write_rows(path: Path, change: dict[str, Any], schema: pa.Schema | None = None, **options: Any) -> Path:
@@ -224,6 +246,18 @@ def write_rows(path: Path, change: dict[str, Any], schema: pa.Schema | None = No
         ({"quant_type": ["nf4"], "quant_axis": [0], "group_size": [0]}, "no quantisation 'nf4'"),
         ({"quant_type": ["none"], "extra": ['{"codec": "rans"}']}, "encoded as 'rans'"),
         ({"quant_type": ["none"], "extra": ["[]"]}, "no JSON object"),
+        ({"quant_type": ["none"], "extra": ['{"codec": ["double4"]}']}, "encoded as"),
+        ({"quant_type": ["none"], "extra": ['{"codec": "double4"}']}, "'none' has no scales of 4 bits"),
+        ({**DOUBLE4, "quant_type": ["int8"]}, "'int8' has no scales of 4 bits"),
+        ({**DOUBLE4, "extra": ["{}"]}, "8 bytes of scales are needed; the file holds 3"),
+        ({**DOUBLE4, "scales": [bytes(4)]}, "3 bytes of scales are needed; the file holds 4"),
+        ({**DOUBLE4, "zero_points": [b""]}, "1 bytes of zero_points are needed; the file holds"),
+        ({**DOUBLE4, "group_size": [1]}, "bytes of scales are needed; the file holds 3"),
+        ({**DOUBLE4, "scales": [bytes.fromhex("003810")]}, "a scale code is 0"),
+        ({**DOUBLE4, "scales": [bytes.fromhex("000011")]}, "a step of scales is not"),
+        ({**DOUBLE4, "scales": [bytes.fromhex("007c11")]}, "a step of scales is not"),
+        ({**DOUBLE4, "scales": [bytes.fromhex("01fe11")]}, "a step of scales is not"),
+        ({**DOUBLE4, "data": [bytes.fromhex("0010")]}, "padding bits after the last of the codes"),
     ],
 )  # fmt: skip
 def test_rows_that_contradict_themselves_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios_node.engine.errors import BadWeights, Corrupt, DataError, TooLarge
-from aios_node.engine.quant.blocks import QuantizedTensor
+from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
+from aios_node.engine.quant.scales import CompactScales
 from aios_node.engine.weights import manifest as module
 from aios_node.engine.weights.manifest import FileEntry, Manifest, TensorEntry, build_manifest, tensor_hash
 
@@ -77,6 +79,46 @@ def test_every_part_of_a_quantised_tensor_enters_its_hash(part: str) -> None:
     else:
         parts[part] = parts[part] + parts[part].dtype.type(1)
     assert tensor_hash(QuantizedTensor(**parts)) != tensor_hash(tensor)
+
+
+def compacted() -> QuantizedTensor:
+    compact = CompactScales.of(np.array([[0.5]], np.float16), np.array([[2, 3]]), np.array([[4, 15]]))
+    return QuantizedTensor.compacted(np.array([0xE4, 0x1B], np.uint8), compact, (8,), "float32", "int2", -1, 4)
+
+
+def test_compact_scales_are_hashed_as_they_are_stored() -> None:
+    header = (
+        b'{"dtype":"float32","group_size":4,"quant_axis":-1,"quant_type":"int2","scale_codec":"double4","shape":[8]}\n'
+    )
+    stored = bytes.fromhex("e41b 0038 32 f4")
+    assert tensor_hash(compacted()) == hashlib.sha256(header + stored).hexdigest()
+    assert tensor_hash(replace(compacted(), compact=None)) != tensor_hash(compacted())
+
+
+def test_entries_say_how_scales_are_kept_where_they_are_compact() -> None:
+    entry = TensorEntry.of("a", compacted())
+    assert (entry.nbytes, entry.scale_codec) == (2 + 2 + 1 + 1, "double4")
+    assert entry.to_json()["scale_codec"] == "double4"
+    assert "scale_codec" not in TensorEntry.of("a", quantized()).to_json()
+    manifest = build_manifest({"a": compacted(), "b": quantized()}, {})
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("codec", "error"),
+    [("float32", Corrupt), ("double5", BadWeights), (None, Corrupt), (["double4"], Corrupt), (..., Corrupt)],
+)
+def test_entries_that_lie_about_their_scales_are_refused(codec: Any, error: type[Exception]) -> None:
+    raw = json.loads(build_manifest({"a": compacted()}, {}).to_bytes())
+    with pytest.raises(error):
+        Manifest.from_bytes(change(raw, "tensors/0/scale_codec", codec))
+
+
+@pytest.mark.parametrize("tensor", [np.ones(3, np.float32), quantized()], ids=["plain", "int8"])
+def test_what_has_no_compact_scales_cannot_claim_them(tensor: Tensor) -> None:
+    raw = json.loads(build_manifest({"a": tensor}, {}).to_bytes())
+    with pytest.raises(BadWeights, match="no scales of 4 bits"):
+        Manifest.from_bytes(change(raw, "tensors/0/scale_codec", "double4"))
 
 
 def change(manifest: dict[str, Any], path: str, value: Any) -> bytes:

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios_node.engine.errors import BadWeights, NotFound, StorageError, TooLarge
-from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, Tensor, dtype_name, pack
+from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, Tensor, dtype_name, highest_code, pack
 from aios_node.engine.quant.dtypes import DTYPES, raw_bytes
+from aios_node.engine.quant.scales import nearest_compact
 from aios_node.engine.weights import parquet
 from aios_node.engine.weights.layout import SCHEMA_V1, SCHEMA_V2
 from aios_node.engine.weights.manifest import tensor_hash
@@ -48,6 +49,10 @@ def packed_tensors(draw: st.DrawFn) -> QuantizedTensor:
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     codes = random.integers(0, 2 ** min(BITS[quant], 7), shape)
     grouping = Grouping.of(shape, axis, size)
+    if quant != "int8" and draw(st.booleans()):
+        table = random.uniform(0.1, 2, (2, grouping.channels, grouping.groups))
+        compact = nearest_compact(*table, highest_code(quant))
+        return QuantizedTensor.compacted(pack(codes, BITS[quant]), compact, shape, "float32", quant, axis, size)
     scales, zeros = random.normal(size=(2, grouping.channels, grouping.groups)).astype(np.float32)
     dtype = draw(st.sampled_from(["float32", "float16", "bfloat16"]))
     return QuantizedTensor(pack(codes, BITS[quant]), scales, zeros, shape, dtype, quant, axis, size)
@@ -111,11 +116,9 @@ def test_any_reader_reads_the_same(tmp_path_factory: pytest.TempPathFactory, wei
             "data": raw_bytes(tensor.codes if isinstance(tensor, QuantizedTensor) else tensor).tobytes(),
             "num_params": tensor.size,
             "quant_type": tensor.quant_type if isinstance(tensor, QuantizedTensor) else "none",
-            "scales": tensor.scales.tobytes() if isinstance(tensor, QuantizedTensor) else None,
-            "zero_points": tensor.zero_points.tobytes() if isinstance(tensor, QuantizedTensor) else None,
             "quant_axis": tensor.axis if isinstance(tensor, QuantizedTensor) else -1,
             "group_size": tensor.group_size if quantised and isinstance(tensor, QuantizedTensor) else 0,
-            "extra": None,
+            **scale_columns(tensor),
         }
         entry = index[name]
         assert file.read_row_group(entry["row_group"])["layer_name"][0].as_py() == name
@@ -162,6 +165,16 @@ def sample() -> dict[str, Tensor]:
     }
 
 
+def scale_columns(tensor: Tensor) -> dict[str, Any]:
+    """The columns of a row that say how a tensor is scaled, as docs/formats.md has them."""
+    if not isinstance(tensor, QuantizedTensor):
+        return {"scales": None, "zero_points": None, "extra": None}
+    if (compact := tensor.compact) is None:
+        return {"scales": tensor.scales.tobytes(), "zero_points": tensor.zero_points.tobytes(), "extra": None}
+    scales = compact.steps.tobytes() + compact.scale_codes.tobytes()
+    return {"scales": scales, "zero_points": compact.zero_codes.tobytes(), "extra": '{"codec": "double4"}'}
+
+
 def rows_of(weights: Mapping[str, Tensor]) -> pa.Table:
     """Weights as a table, made the way somebody else would."""
     table = {
@@ -171,11 +184,12 @@ def rows_of(weights: Mapping[str, Tensor]) -> pa.Table:
         "data": [raw_bytes(t.codes if isinstance(t, QuantizedTensor) else t).tobytes() for t in weights.values()],
         "num_params": [tensor.size for tensor in weights.values()],
         "quant_type": [getattr(tensor, "quant_type", "none") for tensor in weights.values()],
-        "scales": [t.scales.tobytes() if isinstance(t, QuantizedTensor) else None for t in weights.values()],
-        "zero_points": [t.zero_points.tobytes() if isinstance(t, QuantizedTensor) else None for t in weights.values()],
+        **{
+            column: [scale_columns(t)[column] for t in weights.values()]
+            for column in ("scales", "zero_points", "extra")
+        },
         "quant_axis": [getattr(tensor, "axis", -1) for tensor in weights.values()],
         "group_size": [getattr(tensor, "group_size", 0) for tensor in weights.values()],
-        "extra": [None] * len(weights),
     }
     return pa.table(table, schema=SCHEMA_V2)
 

@@ -21,9 +21,9 @@ from aios_node.engine.weights.convert.source import ModelSource, check_weights
 from aios_node.engine.weights.disk import disk_errors, sync_file
 from aios_node.engine.weights.layout import RowHeader
 from aios_node.engine.weights.loader import LazyWeightDict
-from aios_node.engine.weights.manifest import expected_nbytes
 from aios_node.engine.weights.names import check_tensor_name
 from aios_node.engine.weights.shard import Shard, map_file, naming, release
+from aios_node.engine.weights.stored import expected_nbytes
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit that the format's own library has."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, Tensor, packed_size
+from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, Tensor, highest_code, packed_size
 from aios_node.engine.quant.dtypes import DTYPES
+from aios_node.engine.quant.scales import nearest_compact
 from aios_node.engine.weights.manifest import tensor_hash
 
 Weights = dict[str, Tensor]
@@ -40,6 +42,15 @@ def quantized(
     return QuantizedTensor(codes, scales, zeros, shape, "float32", kind, axis, group)  # type: ignore[arg-type]
 
 
+def compacted(
+    rng: np.random.Generator, kind: str, shape: tuple[int, ...], axis: int = 0, group: int = 0
+) -> QuantizedTensor:
+    """A quantised tensor whose scales are compact, all of it of any bits."""
+    plain = quantized(rng, kind, shape, axis, group)
+    compact = nearest_compact(np.abs(plain.scales) + 1, plain.zero_points + 7, highest_code(kind))
+    return QuantizedTensor.compacted(plain.codes, compact, shape, "float32", plain.quant_type, axis, group)
+
+
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
     """One tensor of any dtype or quantisation, up to 4 dimensions, some of them empty."""
@@ -48,11 +59,17 @@ def tensors(draw: st.DrawFn) -> Tensor:
     kind = draw(st.sampled_from([*DTYPES, *BITS]))
     if kind in DTYPES:
         return random_bits(rng, kind, shape)
-    return quantized(rng, kind, shape or (5,), draw(st.sampled_from([-1, 0])), draw(st.sampled_from([0, 1, 3])))
+    build = compacted if kind != "int8" and draw(st.booleans()) else quantized
+    return build(rng, kind, shape or (5,), draw(st.sampled_from([-1, 0])), draw(st.sampled_from([0, 1, 3])))
 
 
 def touched(tensor: Tensor, rng: np.random.Generator, count: int) -> Tensor:
     """The tensor with some of its bits changed."""
+    if isinstance(tensor, QuantizedTensor) and tensor.compact is not None:
+        steps = tensor.compact.steps.copy()
+        steps[:count] *= np.float16(1.5)
+        compact = replace(tensor.compact, steps=steps)
+        return replace(tensor, compact=compact, scales=compact.scales())
     if isinstance(tensor, QuantizedTensor):
         scales = tensor.scales.copy()
         scales[:count] *= np.float32(1.5)
