@@ -51,15 +51,19 @@ class Fit:
     zero_points: Floats
 
 
-def fit_block(block: Floats, settings: Settings) -> Fit:
-    """Choose scale and zero point for every group (column) of a block of finite values."""
+def fit_block(block: Floats, settings: Settings, importance: Floats | None = None) -> Fit:
+    """Choose scale and zero point for every group (column) of a block of finite values.
+
+    ``importance``: float32 of the block's shape, 0 to 1, what the squared error of each value counts; None: all the
+    same.
+    """
     levels = LEVELS[settings.quant]
     low = block.min(axis=0).astype(np.float64).clip(-_LARGEST, _LARGEST)
     high = block.max(axis=0).astype(np.float64).clip(-_LARGEST, _LARGEST)
     ranges = _symmetric if settings.symmetric else _asymmetric
     best = ranges(low, high, 1.0, levels)
     if settings.clip == "mse":
-        best = _search(block, low, high, settings, best)
+        best = _search(block, low, high, settings, best, importance)
     return _exact_constants(best, low, high, levels)
 
 
@@ -73,8 +77,8 @@ def codes_of(block: Floats, fit: Fit, quant: str) -> Floats:
     return np.clip(codes, levels.low, levels.high, out=codes)
 
 
-def squared_errors(block: Floats, codes: Floats, fit: Fit) -> NDArray[np.float64]:
-    """Sum of squared differences between values and what their codes mean: float64 [groups]."""
+def squared_errors(block: Floats, codes: Floats, fit: Fit, importance: Floats | None = None) -> NDArray[np.float64]:
+    """Sum of squared differences between values and what their codes mean, times importance: float64 [groups]."""
     # In place and in the order of QuantizedTensor.dequantize.
     errors = codes - fit.zero_points
     with np.errstate(over="ignore"):  # infinite error: a range that cannot be used
@@ -82,6 +86,8 @@ def squared_errors(block: Floats, codes: Floats, fit: Fit) -> NDArray[np.float64
     errors -= block
     wide = errors.astype(np.float64)
     wide *= wide
+    if importance is not None:
+        wide *= importance
     return ordered_sum(wide)
 
 
@@ -121,14 +127,21 @@ def _scales(wanted: NDArray[np.float64]) -> Floats:
     return scales
 
 
-def _search(block: Floats, low: NDArray[np.float64], high: NDArray[np.float64], settings: Settings, start: Fit) -> Fit:
+def _search(
+    block: Floats,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    settings: Settings,
+    start: Fit,
+    importance: Floats | None,
+) -> Fit:
     """The range with the smallest squared error, per group, out of a fixed list of shrunk ones."""
     ranges = _symmetric if settings.symmetric else _asymmetric
     scales, zero_points = start.scales, start.zero_points
-    least = squared_errors(block, codes_of(block, start, settings.quant), start)
+    least = squared_errors(block, codes_of(block, start, settings.quant), start, importance)
     for shrink in _SHRINKS:
         fit = ranges(low, high, shrink, LEVELS[settings.quant])
-        errors = squared_errors(block, codes_of(block, fit, settings.quant), fit)
+        errors = squared_errors(block, codes_of(block, fit, settings.quant), fit, importance)
         better = errors < least
         least = np.where(better, errors, least)
         scales = np.where(better, fit.scales, scales)
@@ -136,7 +149,7 @@ def _search(block: Floats, low: NDArray[np.float64], high: NDArray[np.float64], 
     return Fit(scales, zero_points)
 
 
-def _exact_constants(fit: Fit, low: NDArray[np.float64], high: NDArray[np.float64], levels: Levels) -> Fit:
+def _exact_constants(fit: Fit, low: NDArray[np.float64], high: NDArray[np.float64]) -> Fit:
     """Groups of one value come back exactly: scale |value|, zero point one beside the code; zeros: scale 1."""
     constant = low == high
     magnitude = np.abs(low)

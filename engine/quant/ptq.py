@@ -1,12 +1,12 @@
 """Post-training quantisation: weights in, codes and scales out, without looking at any data.
 
-Each tensor is cut into groups (see blocks.Grouping), groups are handled in blocks that fit the cache (see
+Each tensor is cut into groups (see blocks.Grouping), groups are handled in blocks that fit the cache (see cuts and
 fit), and the codes are packed. Knows recipes; knows nothing about files or networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,23 +16,24 @@ from numpy.typing import NDArray
 from aios_node.engine.errors import BadConfig, BadRequest, BadWeights
 from aios_node.engine.quant.blocks import (
     BITS,
+    CompactScales,
     Grouping,
     QuantizedTensor,
     Tensor,
     by_channel,
     dtype_name,
     from_channels,
+    highest_code,
     pack,
 )
+from aios_node.engine.quant.cuts import blocks_of
+from aios_node.engine.quant.double4 import fit_compact
 from aios_node.engine.quant.dtypes import is_float
 from aios_node.engine.quant.fit import Fit, Floats, codes_of, fit_block, squared_errors
 from aios_node.engine.quant.recipe import QuantizationConfig, Settings
 
 Progress = Callable[[str, int, int], None]
 """Told the tensor that was just finished, how many are, and how many there are."""
-
-_BLOCK_VALUES = 2**16
-"""Values handled together: a quarter MiB of float32, so that the search's passes stay in a core's cache."""
 
 
 class ArrowQuantizer:
@@ -79,7 +80,10 @@ class ArrowQuantizer:
         if settings.axis >= tensor.ndim:
             raise BadConfig(f"recipe: tensor {name!r} of shape {tensor.shape} has no axis {settings.axis}")
         values = _as_float32(name, tensor)
-        fresh = quantize_tensor(values, dtype_name(tensor), settings)
+        try:
+            fresh = quantize_tensor(values, dtype_name(tensor), settings)
+        except BadWeights as error:
+            raise BadWeights(f"tensor {name!r}: {error.message}") from None
         if not isinstance(previous, QuantizedTensor) or not _same_layout(fresh.tensor, previous):
             return fresh.tensor
         frozen = quantize_tensor(values, dtype_name(tensor), settings, frozen=previous)
@@ -96,96 +100,58 @@ class Quantized:
 
 
 def quantize_tensor(
-    values: Floats, dtype: str, settings: Settings, *, frozen: QuantizedTensor | None = None
+    values: Floats,
+    dtype: str,
+    settings: Settings,
+    *,
+    frozen: QuantizedTensor | None = None,
+    importance: Floats | None = None,
 ) -> Quantized:
     """Quantise one float32 tensor of any shape; ``frozen`` lends its scales and zero points.
 
     ``dtype`` is what the tensor is when dequantised. In a group the error is at most half a scale plus
     ``fit.ROUNDING`` times the largest magnitude with ``minmax``; with ``mse`` the squared error is at most that
-    of ``minmax``.
+    of ``minmax``. ``importance``: float32 of the values' shape, 0 to 1, what each squared error counts in that search.
     """
     grouping = Grouping.of(values.shape, settings.axis, settings.group_size)
     matrix = by_channel(values, settings.axis)
+    if frozen is None:
+        chosen = _fresh(matrix, grouping, settings)
+    else:
+        chosen = _Chosen(frozen.scales, frozen.zero_points, frozen.compact)
     codes = np.empty(matrix.shape, np.int8 if settings.quant == "int8" else np.uint8)
-    scales = np.ones((grouping.channels, grouping.groups), np.float32)
-    zero_points = np.zeros_like(scales)
     error = 0.0
-    for block in _blocks(grouping):
+    for block in blocks_of(grouping):
         part = block.columns(matrix)
-        if frozen is None:
-            fit = fit_block(part, settings)
-        else:
-            fit = Fit(frozen.scales[block.scales].reshape(-1), frozen.zero_points[block.scales].reshape(-1))
+        fit = Fit(block.of_groups(chosen.scales), block.of_groups(chosen.zero_points))
         found = codes_of(part, fit, settings.quant)
         error += float(sum(squared_errors(part, found, fit).tolist()))
         codes[block.values] = block.rows(found)
-        scales[block.scales] = fit.scales.reshape(block.shape)
-        zero_points[block.scales] = fit.zero_points.reshape(block.shape)
     packed = pack(from_channels(codes, values.shape, settings.axis), BITS[settings.quant])
-    tensor = QuantizedTensor(
-        packed, scales, zero_points, values.shape, dtype, settings.quant, settings.axis, settings.group_size
-    )
-    return Quantized(tensor, error)
+    layout = (values.shape, dtype, settings.quant, settings.axis, settings.group_size)
+    return Quantized(QuantizedTensor(packed, chosen.scales, chosen.zero_points, *layout, chosen.compact), error)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Some groups of equal length in some channels of a matrix [channels, rest]."""
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Scales and zero points of a tensor: float32 [channels, groups], and what is stored of them."""
 
-    channels: slice
-    groups: slice
-    start: int  # first value along the rest
-    shape: tuple[int, int]  # channels, groups per channel
-    length: int  # values per group
-
-    @property
-    def values(self) -> tuple[slice, slice]:
-        """Where the block's values are in the matrix."""
-        return self.channels, slice(self.start, self.start + self.shape[1] * self.length)
-
-    @property
-    def scales(self) -> tuple[slice, slice]:
-        """Where the block's scales are in [channels, groups]."""
-        return self.channels, self.groups
-
-    def columns(self, matrix: Floats) -> Floats:
-        """The block's values as [length, groups]: contiguous, one column per group."""
-        part = matrix[self.values].reshape(-1, self.length)
-        return np.ascontiguousarray(part.T)
-
-    def rows(self, codes: Floats) -> Floats:
-        """The inverse of columns: [length, groups] as [channels, values]."""
-        return codes.T.reshape(self.shape[0], self.shape[1] * self.length)
+    scales: Floats
+    zero_points: Floats
+    compact: CompactScales | None = None
 
 
-def _blocks(grouping: Grouping) -> Iterator[_Block]:
-    """All groups of a tensor, cut into blocks: the full groups first, then the tails."""
-    if not grouping.channels or not grouping.rest:
-        return
-    length = min(grouping.size, grouping.rest) or grouping.rest
-    full = grouping.rest // length
-    tail = grouping.rest - full * length
-    yield from _cut(grouping.channels, 0, full, length, 0)
-    if tail:
-        yield from _cut(grouping.channels, full, 1, tail, full * length)
-
-
-def _cut(channels: int, first: int, groups: int, length: int, start: int) -> Iterator[_Block]:
-    """Equal groups of all channels: whole channels together, or parts of one where it is long."""
-    in_block = max(1, _BLOCK_VALUES // length)
-    wide = min(groups, in_block)
-    high = max(1, in_block // groups)
-    for channel in range(0, channels, high):
-        rows = min(high, channels - channel)
-        for group in range(0, groups, wide):
-            count = min(wide, groups - group)
-            yield _Block(
-                slice(channel, channel + rows),
-                slice(first + group, first + group + count),
-                start + group * length,
-                (rows, count),
-                length,
-            )
+def _fresh(matrix: Floats, grouping: Grouping, settings: Settings) -> _Chosen:
+    if settings.scales == "double4":
+        compact = fit_compact(matrix, grouping, settings)
+        return _Chosen(compact.scales(), compact.zero_points(highest_code(settings.quant)), compact)
+    scales = np.ones((grouping.channels, grouping.groups), np.float32)
+    zero_points = np.zeros_like(scales)
+    for block in blocks_of(grouping):
+        fit = fit_block(block.columns(matrix), settings)
+        block.put(scales, fit.scales)
+        block.put(zero_points, fit.zero_points)
+    return _Chosen(scales, zero_points)
 
 
 def _as_float32(name: str, tensor: NDArray[Any]) -> Floats:
@@ -202,4 +168,5 @@ def _same_layout(tensor: QuantizedTensor, other: QuantizedTensor) -> bool:
         and tensor.quant_type == other.quant_type
         and tensor.axis == other.axis
         and tensor.group_size == other.group_size
+        and (tensor.compact is None) == (other.compact is None)
     )
