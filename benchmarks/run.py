@@ -2,9 +2,11 @@
 
 A benchmark is a file ``benchmarks/bench_<name>.py`` with a function ``run() -> dict``; the first line of
 its docstring is its title. Each runs in a process of its own. A figure is a number, a text, or
-``{"value": ..., "unit": ..., "target": ...}``; nested dicts are flattened for the table with dots.
+``{"value": ..., "unit": ..., "target": ...}``; nested dicts are flattened for the table with dots. A dict
+``{"columns": [...], "rows": [[...], ...]}`` becomes a table of its own. ``plots``, names and SVG texts, become
+files beside the result and pictures in the page.
 
-usage: run.py [--list] [--from DIR] [--results DIR] [name ...]
+usage: run.py [--list] [--from DIR] [--results DIR] [--models DIR] [name ...]
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -115,6 +117,14 @@ def record(name: str, path: Path, figures: Mapping[str, Any], results: Path) -> 
     return target
 
 
+def draw(name: str, plots: Mapping[str, str], results: Path) -> None:
+    """Write a benchmark's plots as ``<name>-<plot>.svg``, instead of those of its last run."""
+    for old in results.glob(f"{name}-*.svg"):
+        old.unlink()
+    for plot, picture in plots.items():
+        (results / f"{name}-{plot}.svg").write_text(picture + "\n", encoding="utf-8")
+
+
 def rows(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Flatten figures to (name, value with unit, target); lists are data for plots and left out."""
     for key, value in figures.items():
@@ -122,10 +132,29 @@ def rows(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping) and "value" in value:
             shown = f"{_number(value['value'])} {value.get('unit', '')}".strip()
             yield name, shown, str(value.get("target", ""))
+        elif is_table(value):
+            continue
         elif isinstance(value, Mapping):
             yield from rows(value, f"{name}.")
         elif not isinstance(value, list):
             yield name, _number(value), ""
+
+
+def is_table(value: Any) -> bool:
+    """Whether a figure is a table of its own."""
+    return isinstance(value, Mapping) and {"columns", "rows"} <= set(value)
+
+
+def tables(figures: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of every table of its own, under a heading."""
+    for key, value in figures.items():
+        if is_table(value):
+            yield from ("", f"### {key}", "", _line(value["columns"]), "|---" * len(value["columns"]) + "|")
+            yield from map(_line, value["rows"])
+
+
+def _line(cells: Iterable[Any]) -> str:
+    return "| " + " | ".join(_number(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _number(value: Any) -> str:
@@ -144,6 +173,9 @@ def table(results: Path) -> str:
         lines.append(f"{result['date']}, {hardware}, {software}; [{path.name}]({path.name})")
         lines += ["", "| figure | value | target |", "|---|---|---|"]
         lines += [f"| {name} | {value} | {target} |" for name, value, target in rows(result["figures"])]
+        lines += tables(result["figures"])
+        pictures = sorted(results.glob(f"{path.stem}-*.svg"))
+        lines += [line for each in pictures for line in ("", f"![{each.stem}]({each.name})")]
     return "\n".join(lines) + "\n"
 
 
@@ -157,7 +189,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="show what there is and stop")
     parser.add_argument("--from", dest="folder", type=Path, default=HERE, help="where bench_*.py files lie")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results go")
+    parser.add_argument("--models", type=Path, help="ready-made version folders, for benchmarks that measure models")
     chosen = parser.parse_args(arguments)
+    if chosen.models:
+        os.environ["AIOS_BENCH_MODELS"] = str(chosen.models.absolute())
+    chosen.names = [name.replace("-", "_") for name in chosen.names]
     known = discover(chosen.folder)
     if unknown := [name for name in chosen.names if name not in known]:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
@@ -178,9 +214,12 @@ def _run_all(benchmarks: Mapping[str, Path], results: Path) -> int:
             failed = True
             print(f"failed: {error}", file=sys.stderr)
             continue
+        plots = figures.pop("plots", {})
         record(name, path, figures, results)
+        draw(name, plots, results)
         for figure, value, target in rows(figures):
             print(f"   {figure:48} {value}" + (f"   (target {target})" if target else ""))
+        print("\n".join(tables(figures)))
     if results.is_dir():
         (results / "README.md").write_text(table(results), encoding="utf-8")
     return int(failed)

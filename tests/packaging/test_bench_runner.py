@@ -17,6 +17,19 @@ GOOD = '''"""How fast nothing is done."""
 def run():
     return {"rate": {"value": 2.5, "unit": "GB/s", "target": ">= 2"}, "sizes": {"small": 1, "all": [1, 2]}}
 '''
+TABLE = '''"""One with a table and a plot."""
+
+import os
+
+def run():
+    named = {"models": os.path.basename(os.environ["AIOS_BENCH_MODELS"])}
+    return {
+        "best": 1,
+        "all of them": {"columns": ["name", "size"], "rows": [["a|b", 2.0], ["c", 3]]},
+        "plots": {"size": "<svg/>"},
+        **named,
+    }
+'''
 BAD = '"""One that fails."""\n\ndef run():\n    raise ValueError("broken on purpose")\n'
 
 
@@ -52,6 +65,22 @@ def test_results_hold_figures_date_and_machine_class_but_no_host_name(folder: Pa
     assert "| rate | 2.5 GB/s | >= 2 |" in page
     assert "| sizes.small | 1 |  |" in page
     assert "sizes.all" not in page
+
+
+def test_tables_and_plots_have_a_place_of_their_own(folder: Path) -> None:
+    (folder / "bench_two_words.py").write_text(TABLE, encoding="utf-8")
+    for _ in range(2):
+        done = bench(folder, "two-words", "--models", str(folder / "ready"))
+        assert done.returncode == 0, done.stderr
+    results = folder / "results"
+    assert (results / "two_words-size.svg").read_text(encoding="utf-8") == "<svg/>\n"
+    figures = json.loads((results / "two_words.json").read_text(encoding="utf-8"))["figures"]
+    assert figures == {"best": 1, "all of them": {"columns": ["name", "size"], "rows": [["a|b", 2.0], ["c", 3]]},
+                       "models": "ready"}  # fmt: skip
+    page = (results / "README.md").read_text(encoding="utf-8")
+    assert "### all of them\n\n| name | size |\n|---|---|\n| a\\|b | 2 |\n| c | 3 |\n" in page
+    assert "![two_words-size](two_words-size.svg)" in page
+    assert "all of them." not in page
 
 
 def test_a_failing_benchmark_is_told_and_the_others_still_run(folder: Path) -> None:

@@ -25,7 +25,7 @@ MACHINES = ("x86_64", "aarch64")
 
 def project() -> dict[str, list[str]]:
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {"runtime": table["dependencies"], "dev": table["optional-dependencies"]["dev"]}
+    return {"runtime": table["dependencies"], **table["optional-dependencies"]}
 
 
 def read(name: str) -> str:
@@ -81,7 +81,7 @@ def test_whatever_the_rooms_import_is_declared() -> None:
 
 
 def test_whatever_the_benchmarks_import_is_declared() -> None:
-    declared = by_name(project()["runtime"] + project()["dev"])
+    declared = by_name(project()["runtime"] + project()["dev"] + project()["bench"])
     assert imported("benchmarks") - set(declared) == set()
 
 
