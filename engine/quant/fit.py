@@ -57,14 +57,31 @@ def fit_block(block: Floats, settings: Settings, importance: Floats | None = Non
     ``importance``: float32 of the block's shape, 0 to 1, what the squared error of each value counts; None: all the
     same.
     """
-    levels = LEVELS[settings.quant]
+    low, high = extremes(block)
+    return _exact_constants(fit_range(block, low, high, settings, importance), low, high)
+
+
+def extremes(block: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least and the largest value of every group, a little within what float32 can hold: float64 [groups]."""
     low = block.min(axis=0).astype(np.float64).clip(-_LARGEST, _LARGEST)
     high = block.max(axis=0).astype(np.float64).clip(-_LARGEST, _LARGEST)
+    return low, high
+
+
+def fit_range(
+    block: Floats,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    settings: Settings,
+    importance: Floats | None = None,
+) -> Fit:
+    """Scales and zero points that map ``low`` to ``high`` (float64 [groups]) onto all codes.
+
+    With the clip ``mse``: that map the shrunk range with the smallest squared error. ``importance`` as in fit_block.
+    """
     ranges = _symmetric if settings.symmetric else _asymmetric
-    best = ranges(low, high, 1.0, levels)
-    if settings.clip == "mse":
-        best = _search(block, low, high, settings, best, importance)
-    return _exact_constants(best, low, high, levels)
+    best = ranges(low, high, 1.0, LEVELS[settings.quant])
+    return _search(block, low, high, settings, best, importance) if settings.clip == "mse" else best
 
 
 def codes_of(block: Floats, fit: Fit, quant: str) -> Floats:

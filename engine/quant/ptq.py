@@ -110,13 +110,15 @@ def quantize_tensor(
     """Quantise one float32 tensor of any shape; ``frozen`` lends its scales and zero points.
 
     ``dtype`` is what the tensor is when dequantised. In a group the error is at most half a scale plus
-    ``fit.ROUNDING`` times the largest magnitude with ``minmax``; with ``mse`` the squared error is at most that
-    of ``minmax``. ``importance``: float32 of the values' shape, 0 to 1, what each squared error counts in that search.
+    ``fit.ROUNDING`` times the largest magnitude with ``minmax`` (with scales ``double4``: see double4.fit_compact);
+    with ``mse`` the squared error is at most that of ``minmax``. ``importance``: float32 of the values' shape, 0 to 1,
+    what each squared error counts in that search. Raises BadWeights for values that ``double4`` cannot reach.
     """
     grouping = Grouping.of(values.shape, settings.axis, settings.group_size)
     matrix = by_channel(values, settings.axis)
     if frozen is None:
-        chosen = _fresh(matrix, grouping, settings)
+        weights = None if importance is None else by_channel(importance, settings.axis)
+        chosen = _fresh(matrix, grouping, settings, weights)
     else:
         chosen = _Chosen(frozen.scales, frozen.zero_points, frozen.compact)
     codes = np.empty(matrix.shape, np.int8 if settings.quant == "int8" else np.uint8)
@@ -141,14 +143,15 @@ class _Chosen:
     compact: CompactScales | None = None
 
 
-def _fresh(matrix: Floats, grouping: Grouping, settings: Settings) -> _Chosen:
+def _fresh(matrix: Floats, grouping: Grouping, settings: Settings, importance: Floats | None) -> _Chosen:
     if settings.scales == "double4":
-        compact = fit_compact(matrix, grouping, settings)
+        compact = fit_compact(matrix, grouping, settings, importance)
         return _Chosen(compact.scales(), compact.zero_points(highest_code(settings.quant)), compact)
     scales = np.ones((grouping.channels, grouping.groups), np.float32)
     zero_points = np.zeros_like(scales)
     for block in blocks_of(grouping):
-        fit = fit_block(block.columns(matrix), settings)
+        counted = None if importance is None else block.columns(importance)
+        fit = fit_block(block.columns(matrix), settings, counted)
         block.put(scales, fit.scales)
         block.put(zero_points, fit.zero_points)
     return _Chosen(scales, zero_points)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadConfig, BadRequest, BadWeights
-from aios_node.engine.quant import ptq
+from aios_node.engine.quant import cuts
 from aios_node.engine.quant.blocks import Grouping, QuantizedTensor, Tensor, by_channel
 from aios_node.engine.quant.fit import ROUNDING, ordered_sum
 from aios_node.engine.quant.ptq import ArrowQuantizer, quantize_tensor
@@ -101,7 +101,7 @@ def test_results_do_not_depend_on_how_the_work_is_cut(
 ) -> None:
     whole = quantize_tensor(values, "float32", settings).tensor
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ptq, "_BLOCK_VALUES", block)
+        patch.setattr(cuts, "BLOCK_VALUES", block)
         cut = quantize_tensor(values, "float32", settings).tensor
     assert same(whole, cut)
     assert same(whole, quantize_tensor(np.asfortranarray(values), "float32", settings).tensor)
