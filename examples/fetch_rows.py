@@ -6,6 +6,7 @@ with w = scale * (code - zero_point), one scale and zero point per group of valu
 
 from __future__ import annotations
 
+import json
 import sys
 
 import ml_dtypes  # noqa: F401  # teaches NumPy the name bfloat16
@@ -24,6 +25,22 @@ def codes_of(data: bytes, bits: int, count: int) -> np.ndarray:
     return codes.reshape(-1)[:count]
 
 
+def scales_of(row: dict, channels: int, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points, [channels, groups]."""
+    if not row["extra"] or json.loads(row["extra"]).get("codec", "plain") == "plain":
+        return tuple(np.frombuffer(row[name], np.float32).reshape(channels, -1) for name in ("scales", "zero_points"))
+    # double4: a step for 16 groups, then 4 bits for every scale and every zero point
+    supers = -(-groups // 16)
+    steps = np.frombuffer(row["scales"], np.float16, channels * supers).reshape(channels, supers)
+    scales, zeros = (
+        codes_of(data, 4, channels * groups).reshape(channels, groups)
+        for data in (row["scales"][steps.nbytes :], row["zero_points"])
+    )
+    highest = np.float32(2 ** BITS[row["quant_type"]] - 1)
+    steps = np.repeat(steps.astype(np.float32), 16, axis=1)[:, :groups]
+    return steps * scales, zeros * highest / np.float32(15)
+
+
 def tensor(row: dict) -> np.ndarray:
     """The row's tensor in its own dtype."""
     shape, dtype = row["shape"], np.dtype(row["dtype"])
@@ -34,9 +51,7 @@ def tensor(row: dict) -> np.ndarray:
     moved = codes.reshape(1, -1) if axis == -1 else np.moveaxis(codes, axis, 0)
     channels = moved.reshape(len(moved), -1)  # [channels, values of a channel]
     groups = np.arange(channels.shape[1]) // size if size else np.zeros(channels.shape[1], int)
-    scales, zeros = (
-        np.frombuffer(row[name], np.float32).reshape(len(channels), -1) for name in ("scales", "zero_points")
-    )
+    scales, zeros = scales_of(row, len(channels), max(1, -(-channels.shape[1] // size)) if size else 1)
     values = (scales[:, groups] * (channels.astype(np.float32) - zeros[:, groups])).reshape(moved.shape)
     return (values.reshape(shape) if axis == -1 else np.moveaxis(values, 0, axis)).astype(dtype)
 

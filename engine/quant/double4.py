@@ -113,7 +113,8 @@ def _zero_codes(low: Table, high: Table) -> tuple[Table, Table]:
     """The zero codes whose 15ths of a range are smallest, and how long these then are: [channels, groups]."""
     span = high - low
     exact = np.divide(-low * MOST, span, out=np.zeros_like(span), where=span > 0)
-    choices = [np.floor(exact), np.ceil(exact)]
+    below = np.floor(exact).clip(0, MOST - 1)  # both ends: where one is tiny, the quotient is no less than 15
+    choices = [below, below + 1]
     reaches = [np.maximum(_parts(-low, code), _parts(high, MOST - code)) for code in choices]
     first = reaches[0] <= reaches[1]
     return np.where(first, *choices), np.where(first, *reaches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +11,7 @@ import pytest
 
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.quant.ptq import ArrowQuantizer
-from aios_node.engine.quant.recipe import presets
+from aios_node.engine.quant.recipe import QuantizationConfig, presets
 from aios_node.engine.weights.manifest import build_manifest, tensor_hash
 from aios_node.engine.weights.parquet import open_shard
 
@@ -23,6 +24,9 @@ QUANTIZED = {
     "int8": "c01e2c426ae7872b4f737fd927629c527a61a8a444a7206722c34d85ef34e243",
     "int4": "2e0b953699becad7afa7487030e734cbcd6dc0a229b60e7b19a42658272c478d",
     "int2": "b7947712f16f53677e75a2548c7f0ba929771bbaddbd4ff655d45f4f1999d3cf",
+    "double4.int4": "02e06d697382cc4d494a43e507efa89980cb9b90052bd50a93d0571e0c2d0f90",
+    "double4.int2": "a18f6b2366affed99df5f850bc9510dcc53c674d095f4b2b870e21a7f06d70af",
+    "double4.covering": "c4b11822826213720b24534c647a094f8783fa22ff963c21502632f1d026114c",
 }
 """Hashes of a golden matrix after quantisation: the same on every machine, for ever."""
 
@@ -71,7 +75,22 @@ def test_the_same_weights_are_the_same_version_for_ever(generate: ModuleType) ->
     assert manifest.version == VERSION
 
 
+RECIPES = {
+    "int8": QuantizationConfig(symmetric=False),
+    "int4": QuantizationConfig("int4", symmetric=False, group_size=32, clip="mse"),
+    "int2": QuantizationConfig("int2", symmetric=False, group_size=32, clip="mse"),
+    "double4.int4": QuantizationConfig("int4", symmetric=False, group_size=32, clip="mse", scales="double4"),
+    "double4.int2": QuantizationConfig("int2", symmetric=False, group_size=16, clip="mse", scales="double4"),
+    "double4.covering": QuantizationConfig("int4", symmetric=True, group_size=16, axis=1, scales="double4"),
+}
+
+
 @pytest.mark.parametrize("name", sorted(QUANTIZED))
 def test_the_same_weights_get_the_same_codes_on_every_machine(generate: ModuleType, name: str) -> None:
     weights: dict[str, Tensor] = {"w": generate.numbers(33, 70)}
-    assert tensor_hash(ArrowQuantizer(presets()[name]).quantize(weights)["w"]) == QUANTIZED[name]
+    assert tensor_hash(ArrowQuantizer(RECIPES[name]).quantize(weights)["w"]) == QUANTIZED[name]
+
+
+@pytest.mark.parametrize(("preset", "recipe"), [("int8", "int8"), ("int4", "int4"), ("int2", "double4.int2")])
+def test_presets_are_these_recipes(preset: str, recipe: str) -> None:
+    assert replace(presets()[preset], overrides=()) == RECIPES[recipe]
