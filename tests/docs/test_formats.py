@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -15,6 +16,8 @@ import pytest
 from aios_node.delta.codec.codecs import CODECS
 from aios_node.delta.exchange import wire
 from aios_node.engine.quant.blocks import QuantizedTensor, pack
+from aios_node.engine.quant.recipe import QuantizationConfig
+from aios_node.engine.quant.scales import CompactScales
 from aios_node.engine.weights.layout import FORMAT_KEY, INDEX_KEY, SCHEMA_V1, SCHEMA_V2, WRITER_KEY
 from aios_node.engine.weights.manifest import Manifest, tensor_hash
 from aios_node.flight.descriptors import SearchTarget, WeightsTarget, parse_command
@@ -93,6 +96,40 @@ def test_the_hashes_of_the_examples() -> None:
     header = b'{"dtype":"float32","group_size":0,"quant_axis":-1,"quant_type":"int4","shape":[3]}\n'
     by_hand = hashlib.sha256(header + bytes.fromhex("2103 0000003f 0000803f")).hexdigest()
     assert by_hand == tensor_hash(packed)
+
+
+def test_the_example_of_scales_of_4_bits() -> None:
+    section = FORMATS[FORMATS.index("#### Scales and zero points of 4 bits") :]
+    rows = {row[0]: bytes.fromhex(row[1].strip("`")) for row in plain_table(section, "| what | bytes | means |")}
+    steps = np.frombuffer(rows["steps"], "<f2").reshape(1, 1)
+    data, scale_codes, zero_codes = (
+        np.frombuffer(rows[name], np.uint8) for name in ("data", "scale codes", "zero codes")
+    )
+    compact = CompactScales(steps, scale_codes, zero_codes, 3)
+    tensor = QuantizedTensor.compacted(data, compact, (20,), "float32", "int2", -1, 8)
+    assert tensor.scales.tolist() == [[0.5, 1.0, 7.5]]
+    assert tensor.zero_points.tolist() == [[0, 1, 2]]
+    said = re.search(r"The values are (.*); the tensor has 11 bytes", section)
+    assert said is not None
+    assert tensor.dequantize().tolist() == [float(number) for number in re.findall(r"-?[\d.]+", said[1])]
+    assert tensor.nbytes == 11
+    assert f"`{tensor_hash(tensor)}`" in FORMATS
+
+
+def plain_table(text: str, head: str) -> list[Row]:
+    """The rows of the table with this head."""
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines]
+
+
+def test_the_members_of_a_recipe() -> None:
+    said = {row[0].strip("`"): row[1].strip("`") for row in plain_table(FORMATS, "| key | default | meaning |")}
+    everything = QuantizationConfig(method="tuned", scales="float32").to_json()
+    assert set(said) == {*everything, "scales", "target_bytes", "calibration"}
+    options = plain_table(FORMATS, "| option | method | default | meaning |")
+    assert {row[0].strip("`"): json.loads(row[2].strip("`")) for row in options} == everything["options"]
+    gptq = QuantizationConfig(method="gptq").to_json()["options"]
+    assert {row[0].strip("`") for row in options if "gptq" in row[1]} == set(gptq)
 
 
 def test_the_manifest_of_the_example() -> None:

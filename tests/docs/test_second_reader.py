@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ from aios_node import delta
 from aios_node.delta.codec.codecs import CODECS
 from aios_node.delta.package.package import build_package
 from aios_node.engine.quant.blocks import QuantizedTensor, pack
+from aios_node.engine.quant.ptq import quantize_tensor
+from aios_node.engine.quant.recipe import Settings
+from aios_node.engine.quant.scales import CompactScales
 from aios_node.engine.weights.folder import write_folder
+from aios_node.engine.weights.manifest import build_manifest
 
 
 def section(data: memoryview, at: int) -> tuple[bytes, int]:
@@ -75,12 +80,45 @@ def parts(entry: dict[str, Any]) -> list[tuple[int, int, bool]]:
         return [(entry["nbytes"], kind.itemsize, kind.kind == "f")]
     values = int(np.prod(entry["shape"]))
     codes = -(-values * int(entry["quant_type"][3:]) // 8)
+    if entry.get("scale_codec") == "double4":
+        channels, groups = table(entry)
+        packed = -(-channels * groups // 2)
+        return [(codes, 1, False), (2 * channels * -(-groups // 16), 2, True), (packed, 1, False), (packed, 1, False)]
     scales = (entry["nbytes"] - codes) // 2
     return [(codes, 1, False), (scales, 4, True), (scales, 4, True)]
 
 
+def table(entry: dict[str, Any]) -> tuple[int, int]:
+    """Channels and groups."""
+    axis, values = entry["quant_axis"], int(np.prod(entry["shape"]))
+    channels = 1 if axis == -1 else entry["shape"][axis]
+    size = entry["group_size"]
+    return channels, max(1, -(-(values // channels) // size)) if size else 1
+
+
+def nibbles(data: bytes, rows: int, columns: int) -> np.ndarray:
+    low_first = [half for byte in data for half in (byte & 15, byte >> 4)]
+    return np.array(low_first[: rows * columns]).reshape(rows, columns)
+
+
+def double4(
+    steps: bytes, scale_codes: bytes, zero_codes: bytes, entry: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points, group by group."""
+    channels, groups = table(entry)
+    step = np.frombuffer(steps, "<f2").astype(np.float32).reshape(channels, -1)
+    scales, zeros = np.zeros((2, channels, groups), np.float32)
+    highest = {"int4": 15, "int2": 3}[entry["quant_type"]]
+    for channel in range(channels):
+        for group in range(groups):
+            scales[channel, group] = step[channel, group // 16] * nibbles(scale_codes, channels, groups)[channel, group]
+            zero = nibbles(zero_codes, channels, groups)[channel, group]
+            zeros[channel, group] = np.float32(zero * highest) / np.float32(15)
+    return scales, zeros
+
+
 Parts = dict[str, list[bytes]]
-LAYOUT = ("dtype", "shape", "quant_type", "quant_axis", "group_size")
+LAYOUT = ("dtype", "shape", "quant_type", "quant_axis", "group_size", "scale_codec")
 
 
 def read_delta(blob: bytes, base: Parts) -> tuple[Parts, set[str]]:
@@ -122,8 +160,8 @@ def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base
     used = set()
     for entry in new["tensors"]:
         before = known.get(entry["name"])
-        olds: list[bytes | None] = [None] * 3
-        if before is not None and all(before[key] == entry[key] for key in LAYOUT):
+        olds: list[bytes | None] = [None] * 4
+        if before is not None and all(before.get(key) == entry.get(key) for key in LAYOUT):
             if before["sha256"] == entry["sha256"]:
                 found[entry["name"]] = base[entry["name"]]
                 continue
@@ -145,12 +183,15 @@ def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base
 
 def bare(weights: dict[str, Any]) -> dict[str, list[bytes]]:
     """Tensors as plain bytes, part by part."""
-    return {
-        name: [t.codes.tobytes(), t.scales.tobytes(), t.zero_points.tobytes()]
-        if isinstance(t, QuantizedTensor)
-        else [t.tobytes()]
-        for name, t in weights.items()
-    }
+    return {name: [part.tobytes() for part in stored(tensor)] for name, tensor in weights.items()}
+
+
+def stored(tensor: Any) -> list[np.ndarray]:
+    if not isinstance(tensor, QuantizedTensor):
+        return [tensor]
+    if (compact := tensor.compact) is None:
+        return [tensor.codes, tensor.scales, tensor.zero_points]
+    return [tensor.codes, compact.steps, compact.scale_codes, compact.zero_codes]
 
 
 def weights(seed: int) -> dict[str, Any]:
@@ -178,7 +219,20 @@ def weights(seed: int) -> dict[str, Any]:
             0,
             16,
         ),
+        "compact": compacted(fixed, drift, codes),
+        "recoded": compacted(fixed, drift, codes)
+        if seed == 1
+        else replace(compacted(fixed, drift, codes), compact=None),
     }
+
+
+def compacted(random: np.random.Generator, drift: np.float32, codes: np.ndarray) -> QuantizedTensor:
+    """Codes of 4 bits in 25 groups per channel: two super-blocks, and an odd number of groups in all."""
+    steps = (np.array([[0.5, 0.25]]) * drift).astype(np.float16).repeat(3, axis=0)
+    scale_codes, zero_codes = random.integers(1, 16, (3, 25)), random.integers(0, 16, (3, 25))
+    compact = CompactScales.of(steps, scale_codes, zero_codes)
+    values = np.resize(codes, (3, 390))
+    return QuantizedTensor.compacted(pack(values, 4), compact, (3, 390), "float32", "int4", 0, 16)
 
 
 @pytest.mark.parametrize("base", [None, 1, 2], ids=["in full", "from another", "from itself"])
@@ -199,6 +253,26 @@ def test_a_second_reader_of_packages(tmp_path: Path) -> None:
         found, _, sent = read_package(out.getvalue(), bare(weights(1)), manifest)
         assert found == bare(weights(2))
         assert sent == ({**files, "config.json": b"{} "} if base is None else {"config.json": b"{} "})
+
+
+@pytest.mark.parametrize(("quant", "bits"), [("int4", 4), ("int2", 2)])
+def test_a_second_reader_of_scales(quant: Any, bits: int) -> None:
+    values = np.random.default_rng(3).normal(size=(5, 390)).astype(np.float32)
+    tensor = quantize_tensor(values, "float32", Settings(quant, False, 0, 16, "mse", "double4")).tensor
+    manifest = json.loads(build_manifest({"w": tensor}, {}).to_bytes())
+    (entry,) = manifest["tensors"]
+    found = bare({"w": tensor})["w"]
+    assert [len(part) for part in found] == [size for size, _, _ in parts(entry)]
+    assert entry["nbytes"] == sum(map(len, found))
+    scales, zeros = double4(found[1:], entry)
+    shifts = np.arange(0, 8, bits)
+    codes = (
+        (np.frombuffer(found[0], np.uint8)[:, None] >> shifts & (2**bits - 1)).reshape(-1)[: 5 * 390].reshape(5, 390)
+    )
+    group = np.arange(390) // 16
+    assert (
+        tensor.dequantize() == scales[:, group] * (codes.reshape(5, 390).astype(np.float32) - zeros[:, group])
+    ).all()
 
 
 def test_every_codec_was_read() -> None:
