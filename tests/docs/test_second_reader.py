@@ -101,10 +101,9 @@ def nibbles(data: bytes, rows: int, columns: int) -> np.ndarray:
     return np.array(low_first[: rows * columns]).reshape(rows, columns)
 
 
-def double4(
-    steps: bytes, scale_codes: bytes, zero_codes: bytes, entry: dict[str, Any]
-) -> tuple[np.ndarray, np.ndarray]:
+def double4(stored: list[bytes], entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Scales and zero points, group by group."""
+    steps, scale_codes, zero_codes = stored
     channels, groups = table(entry)
     step = np.frombuffer(steps, "<f2").astype(np.float32).reshape(channels, -1)
     scales, zeros = np.zeros((2, channels, groups), np.float32)
