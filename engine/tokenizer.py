@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ class FastTokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, added ones included: every id is below it."""
         return int(self._native.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def ordinary_ids(self) -> NDArray[np.int64]:
+        """Ids of all tokens but the special ones ([CLS], [PAD], ...), in order: int64."""
+        special = self._native.get_added_tokens_decoder()
+        return np.array([one for one in range(self.vocab_size) if one not in special], np.int64)
 
     def token_ids(self, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
         """Ids of each text with its special tokens, cut to ``max_tokens`` (special tokens are kept).

@@ -53,7 +53,14 @@ class Encoder:
         ``wrap`` may put an adapter around any linear map. Raises BadWeights (see WeightReader).
         """
         reader = WeightReader(weights, device, prefix_of(weights))
-        return _Builder(config, reader.read_all(tensor_shapes(config)), wrap).encoder()
+        return cls.assemble(config, reader.read_all(tensor_shapes(config)), wrap=wrap)
+
+    @classmethod
+    def assemble(
+        cls, config: EncoderConfig, tensors: Mapping[str, torch.Tensor], *, wrap: ProjectionFactory | None = None
+    ) -> Encoder:
+        """Build from the tensors of ``tensor_shapes``, which are used as they are."""
+        return _Builder(config, tensors, wrap).encoder()
 
     def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``ids`` and ``mask`` int64 [b, t] (mask 1 on real tokens) -> float32 [b, d]."""

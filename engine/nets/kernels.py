@@ -60,6 +60,7 @@ def _fits_fused(x: torch.Tensor, weight: torch.Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not weight.requires_grad
+        and not torch.is_autocast_enabled("cpu")  # somebody wants another dtype
         and fused_works()
     )
 

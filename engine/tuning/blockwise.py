@@ -1,0 +1,223 @@
+"""Block by block: each block is quantised with the inputs that the quantised blocks before it give.
+
+Within a block the linear maps are rounded by GPTQ in the order in which they compute, each with the Hessian of what
+really reaches it (true sequential; Frantar et al. 2022); then their rounding may be learned together (see rounding).
+Every finished matrix is kept in a checkpoint. Knows encoders' blocks; knows nothing of losses over the whole network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aios_node.engine.nets.config import EncoderConfig
+from aios_node.engine.nets.encoder import Encoder, prefix_of
+from aios_node.engine.nets.linear import Linear, Projection
+from aios_node.engine.nets.transformer import Block
+from aios_node.engine.quant.blocks import QuantizedTensor, Tensor, dense
+from aios_node.engine.quant.fit import Floats
+from aios_node.engine.quant.gptq import gptq
+from aios_node.engine.quant.hessian import HessianSum
+from aios_node.engine.quant.recipe import QuantizationConfig
+from aios_node.engine.tokenizer import TokenBatch
+from aios_node.engine.tuning.checkpoint import Checkpoints
+from aios_node.engine.tuning.fakequant import TrainableTensor
+from aios_node.engine.tuning.kept import arrays_of, tensor_of
+from aios_node.engine.tuning.rounding import BlockExample, RoundingSteps, learn_rounding
+from aios_node.engine.tuning.slots import Slot
+
+Report = Callable[[str, int, int], None]
+"""Told the matrix that was just finished, how many are, and how many there are."""
+
+Warn = Callable[[str], None]
+"""Told, in a sentence, which matrix could not be rounded as asked and why."""
+
+
+@dataclass(eq=False)
+class States:
+    """What goes through the networks for one batch, quantised and original: float32 [b, t, d]."""
+
+    batch: TokenBatch
+    found: torch.Tensor
+    wanted: torch.Tensor
+
+    @property
+    def allowed(self) -> torch.Tensor:
+        """Where attention may look: bool [b, 1, 1, t]."""
+        return torch.from_numpy(self.batch.mask).bool()[:, None, None, :]
+
+    @property
+    def example(self) -> BlockExample:
+        """For learning, once ``wanted`` is the original block's output."""
+        return BlockExample(self.found, self.wanted, torch.from_numpy(self.batch.mask))
+
+
+class BlockwiseQuantizer:
+    """Rounds the matrices of an encoder's blocks anew, by a recipe of method gptq or tuned.
+
+    ``plain``: the model after plain rounding by the same recipe. ``rounding`` None: as GPTQ left it.
+    """
+
+    def __init__(
+        self,
+        network: EncoderConfig,
+        recipe: QuantizationConfig,
+        original: Mapping[str, Tensor],
+        plain: Mapping[str, Tensor],
+        *,
+        rounding: RoundingSteps | None = None,
+        checkpoints: Checkpoints,
+        report: Report,
+        warn: Warn,
+    ) -> None:
+        self._recipe, self._original, self._plain, self._rounding = recipe, original, plain, rounding
+        self._checkpoints, self._report, self._warn = checkpoints, report, warn
+        self._prefix = prefix_of(original)
+        self._slots: list[Slot] = []
+        self._teacher = Encoder.build(network, original)
+        self._net = Encoder.build(network, self._with_float_blocks(), wrap=self._collect)
+        self._result: dict[str, Tensor] = dict(plain)
+        self._done = 0
+
+    @torch.no_grad()
+    def quantize(self, batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
+        """The model with new codes in its blocks. ``batches``: calibration texts.
+
+        A matrix whose inputs are of no use for GPTQ stays as plain rounding left it, and is warned about.
+        """
+        states = [self._first(batch) for batch in batches]
+        for index, (block, reference) in enumerate(zip(self._net.blocks, self._teacher.blocks, strict=True)):
+            for stage in stages(block):
+                self._round([slot for slot in stage if self._is_quantized(slot)], block, states)
+            for each in states:
+                each.wanted = reference(each.wanted, each.allowed)
+            self._learn(index, block, [each.example for each in states])
+            for each in states:
+                each.found = block(each.found, each.allowed)
+        return self._result
+
+    def _round(self, slots: list[Slot], block: Block, states: list[States]) -> None:
+        """GPTQ for linear maps that get the same input."""
+        kept = [self._checkpoints.load(slot.name) for slot in slots]
+        hessian = None
+        for slot, arrays in zip(slots, kept, strict=True):
+            like = self._plain_tensor(slot)
+            if arrays is not None:
+                tensor = tensor_of(arrays, like)
+            else:
+                hessian = hessian or _hessian(slots[0], block, states)
+                tensor = self._gptq(slot, hessian, like)
+                self._checkpoints.save(slot.name, arrays_of(tensor))
+            self._put(slot, tensor)
+            self._done += 1
+            self._report(slot.name, self._done, sum(map(self._is_quantized, self._slots)))
+
+    def _gptq(self, slot: Slot, hessian: HessianSum, like: QuantizedTensor) -> QuantizedTensor:
+        settings = self._recipe.settings_for(self._full(slot))
+        if settings is None or settings.axis != 0:
+            self._warn(f"{slot.name}: GPTQ works along axis 0 only; it is rounded plainly")
+            return like
+        options = self._recipe.options
+        found = gptq(
+            self._weight(slot),
+            hessian.mean(),
+            settings,
+            damping=float(options["damping"]),
+            act_order=bool(options["act_order"]),
+            dtype=like.dtype,
+        )
+        if found.fallback is not None:
+            self._warn(f"{slot.name}: {found.fallback}; it is rounded plainly")
+        return found.tensor
+
+    def _learn(self, index: int, block: Block, examples: list[BlockExample]) -> None:
+        """Learn the rounding of a whole block, if that is asked for."""
+        slots = [slot for stage in stages(block) for slot in stage if self._is_quantized(slot)]
+        if self._rounding is None or not self._rounding.steps or not slots:
+            return
+        kept = self._checkpoints.load(f"block.{index}")
+        if kept is None:
+            matrices = {slot.name: self._trainable(slot) for slot in slots}
+            learn_rounding(block, list(matrices.values()), examples, self._rounding)
+            kept = _joined({name: arrays_of(matrix.export()) for name, matrix in matrices.items()})
+            self._checkpoints.save(f"block.{index}", kept)
+        for slot in slots:
+            self._put(slot, tensor_of(_part(kept, slot.name), self._plain_tensor(slot)))
+
+    def _trainable(self, slot: Slot) -> TrainableTensor:
+        """Let the slot compute with a tensor that can learn, from its present codes on."""
+        present = self._result[self._full(slot)]
+        assert isinstance(present, QuantizedTensor)
+        tensor = TrainableTensor.of(self._weight(slot), present)
+        slot.train(tensor)
+        return tensor
+
+    def _put(self, slot: Slot, tensor: QuantizedTensor) -> None:
+        slot.use(tensor)
+        self._result[self._full(slot)] = tensor
+
+    def _first(self, batch: TokenBatch) -> States:
+        ids, mask = torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
+        return States(batch, next(self._net.states(ids, mask)), next(self._teacher.states(ids, mask)))
+
+    def _collect(self, name: str, linear: Linear) -> Projection:
+        slot = Slot.of(name, linear)
+        self._slots.append(slot)
+        return slot
+
+    def _with_float_blocks(self) -> dict[str, Tensor]:
+        """Embeddings as quantised, matrices of the blocks as they were: these are replaced one by one."""
+        start = f"{self._prefix}encoder."
+        return {name: self._original[name] if name.startswith(start) else one for name, one in self._plain.items()}
+
+    def _full(self, slot: Slot) -> str:
+        return f"{self._prefix}{slot.name}.weight"
+
+    def _weight(self, slot: Slot) -> Floats:
+        return np.ascontiguousarray(dense(self._original[self._full(slot)]), np.float32)
+
+    def _is_quantized(self, slot: Slot) -> bool:
+        return isinstance(self._plain[self._full(slot)], QuantizedTensor)
+
+    def _plain_tensor(self, slot: Slot) -> QuantizedTensor:
+        tensor = self._plain[self._full(slot)]
+        assert isinstance(tensor, QuantizedTensor)
+        return tensor
+
+
+def stages(block: Block) -> list[list[Slot]]:
+    """The slots of a block in the order in which they compute; those together get the same input."""
+    attention = block.attention
+    order = ((attention.query, attention.key, attention.value), (attention.output,), (block.up,), (block.down,))
+    return [[part for part in stage if isinstance(part, Slot)] for stage in order]
+
+
+def _hessian(slot: Slot, block: Block, states: Iterable[States]) -> HessianSum:
+    """The Hessian of what reaches a linear map when the block runs."""
+    found = HessianSum(slot.linear.weight.shape[1])
+    for each in states:
+        real = each.batch.mask.astype(bool)
+        slot.listener = partial(_add, found, real)
+        block(each.found, each.allowed)
+    slot.listener = None
+    return found
+
+
+def _add(hessian: HessianSum, real: NDArray[np.bool_], x: torch.Tensor) -> None:
+    hessian.add(x.numpy(), real)
+
+
+def _joined(arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Arrays of several tensors as one mapping."""
+    return {f"{name}/{part}": array for name, parts in arrays.items() for part, array in parts.items()}
+
+
+def _part(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
+    """The arrays of one tensor out of a joined mapping."""
+    return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
