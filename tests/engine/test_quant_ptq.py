@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -25,16 +26,23 @@ SETTINGS = st.builds(
     quant=st.sampled_from(["int8", "int4", "int2"]),
     symmetric=st.booleans(),
     axis=st.sampled_from([-1, 0, 1]),
-    group_size=st.sampled_from([0, 1, 3, 16, 32]),
+    group_size=st.sampled_from([0, 1, 3, 16, 32, 100, 256]),
     clip=st.just("minmax"),
 )
 EXTREMES = [0.0, -0.0, 1e-45, -1e-38, 1e-20, 1.0, -1.0, 1e30, 3.4028234e38, -3.4028234e38]
 
 
+SHAPES = (
+    st.tuples(st.integers(0, 7), st.integers(0, 40))
+    | st.tuples(st.integers(0, 2), st.integers(200, 300))
+    | st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 9))
+)
+
+
 @st.composite
-def matrices(draw: st.DrawFn) -> NDArray[np.float32]:
+def matrices(draw: st.DrawFn, shapes: st.SearchStrategy[tuple[int, ...]] = SHAPES) -> NDArray[np.float32]:
     """Ordinary weights with what goes wrong elsewhere: outliers, zeros, constants, tiny and huge numbers."""
-    shape = draw(st.tuples(st.integers(0, 7), st.integers(0, 40)))
+    shape = draw(shapes)
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     scale, offset = draw(st.sampled_from([(1, 0), (0.02, 0), (1e-40, 0), (1e-3, 5.0), (1e37, 0), (0, 1), (0, 0)]))
     values = (random.normal(size=shape) * scale + offset).astype(np.float32)
@@ -59,7 +67,17 @@ def group_maximum(magnitudes: NDArray[Any], grouping: Grouping) -> NDArray[Any]:
 
 @given(values=matrices(), settings=SETTINGS)
 def test_every_value_comes_back_within_the_stated_bound(values: NDArray[np.float32], settings: Settings) -> None:
+    assert_within_the_bound(values, settings)
+
+
+@given(values=matrices(st.tuples(st.integers(0, 300))), settings=SETTINGS)
+def test_vectors_are_one_channel_or_many(values: NDArray[np.float32], settings: Settings) -> None:
+    assert_within_the_bound(values, replace(settings, axis=min(settings.axis, 0)))
+
+
+def assert_within_the_bound(values: NDArray[np.float32], settings: Settings) -> None:
     tensor = quantize_tensor(values, "float32", settings).tensor
+    assert tensor.shape == values.shape
     assert np.isfinite(tensor.scales).all()
     assert (tensor.scales > 0).all()
     before = by_channel(values, settings.axis).astype(np.float64)
