@@ -144,19 +144,28 @@ def stored(name: str, path: Path) -> Candidate:
 
 
 def own(folder: Path, source: ModelSource) -> Iterator[Candidate]:
-    """What takes seconds to make: the presets, and plain rounding without a search for the best clip."""
-    rounding = {"symmetric": False, "axis": 0, "clip": "minmax"}
-    per_row = ["*embed*", {"quant": "int8", "group_size": 0, **rounding}]
-    plain = {
-        f"plain rounding {bits}-bit g{group}": QuantizationConfig.from_json(
-            {"quant": f"int{bits}", "group_size": group, **rounding, "overrides": [per_row]}
-        )
-        for bits, group in ((4, 32), (2, 32), (2, 16))
-    }
-    for name, recipe in {**{f"{bits} preset": preset(bits) for bits in ("int8", "int4", "int2")}, **plain}.items():
+    """What takes seconds to make: everything that looks at weights alone."""
+    for name, recipe in recipes().items():
         made = ArrowQuantizer(recipe).quantize(source.weights)
         write_folder(folder / name, made, source.files, recipe=recipe.to_json())
         yield stored(name, folder / name)
+
+
+def recipes() -> dict[str, QuantizationConfig]:
+    """The presets; plain rounding without a search for the best clip; and scales of 4 bits, embeddings included."""
+    plain = {"symmetric": False, "axis": 0, "clip": "minmax"}
+    small = {"symmetric": False, "axis": 0, "clip": "mse", "scales": "double4"}
+    rows = ["*embed*", {**plain, "quant": "int8", "group_size": 0}]
+    halved = ["*embed*", {**small, "quant": "int4", "group_size": 32}]
+    asked: dict[str, dict[str, Any]] = {
+        "plain rounding 4-bit g32": {**plain, "quant": "int4", "group_size": 32, "overrides": [rows]},
+        "plain rounding 2-bit g32": {**plain, "quant": "int2", "group_size": 32, "overrides": [rows]},
+        "plain rounding 2-bit g16": {**plain, "quant": "int2", "group_size": 16, "overrides": [rows]},
+        "4-bit g32, 4-bit scales": {**small, "quant": "int4", "group_size": 32},
+        "2-bit g16, 4-bit scales": {**small, "quant": "int2", "group_size": 16, "overrides": [halved]},
+    }
+    presets = {f"{bits} preset": preset(bits) for bits in ("int8", "int4", "int2")}
+    return presets | {name: QuantizationConfig.from_json(recipe) for name, recipe in asked.items()}
 
 
 def ready_made() -> list[Path]:

@@ -75,7 +75,7 @@ class Corpus:
     def to_json(self) -> dict[str, object]:
         """What a result records: counts, sources and a hash, but no text."""
         return {
-            "texts": {kind: len(texts) for kind, texts in self.kinds.items()},
+            "count": {kind: len(texts) for kind, texts in self.kinds.items()},
             "sources": self.sources,
             "sha256": texts_sha256(self.texts),
             **({"missing": self.missing} if self.missing else {}),

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aios_node.node.cli.options import Config, Json, answered
-from aios_node.node.cli.output import human_bytes, print_table, short
+from aios_node.node.cli.options import Config, Json, answered, ask
+from aios_node.node.cli.output import human_bytes, print_json, print_table, short
 
 app = typer.Typer(help="Models: import, quantise, inspect, activate, export.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of a stored model.")]
@@ -122,21 +122,43 @@ def validate(
     reference: Annotated[
         str | None, typer.Option(help="Model to compare with (default: the one it was derived from).")
     ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Texts to compare answers on: JSONL, Parquet or plain text.")
+    ] = None,
+    min_cosine: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Fail where the mean cosine of the embeddings is lower.")
+    ] = None,
+    max_relative_error: Annotated[
+        float | None, typer.Option(min=0, help="Fail where a layer's relative error is higher.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report with plots to this .html file.")] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Check every hash, and compare weights and embeddings with the reference."""
-    result = answered(config, "model_validate", {"model": name, "reference": reference}, as_json)
-    if result is None:
-        return
-    print(f"{name} {short(result['version'])}: all {result['tensors']} tensors have the promised hash")
-    if result.get("embedding"):
-        e = result["embedding"]
-        print(f"embeddings against {result['reference']}: cosine mean {e['mean']:.4f}, p1 {e['p1']:.4f}, "
-              f"min {e['min']:.4f} over {e['texts']} texts")  # fmt: skip
-    if result.get("worst"):
-        rows = [(t["name"], f"{t['cosine']:.5f}", f"{t['relative_error']:.4f}") for t in result["worst"]]
-        print_table("", ["tensor", "cosine", "relative error"], rows, empty="")
+    """Check every hash, and compare weights, layers and embeddings with the reference."""
+    from aios_node.node.cli.validation import check_report, show_failures, show_validation, write_report
+
+    check_report(report)
+    args = {
+        "model": name,
+        "reference": reference,
+        "texts": str(texts.absolute()) if texts else None,
+        "min_cosine": min_cosine,
+        "max_relative_error": max_relative_error,
+        "precisions": True if report else None,
+    }
+    result = ask(config, "model_validate", args, quiet=as_json)
+    if report:
+        write_report(report, result)
+    if as_json:
+        print_json(result)
+    else:
+        show_validation(result)
+        if report:
+            print(f"wrote {report}")
+    if not result["passed"]:
+        show_failures(result)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from aios_node.node.jobs.adapt import AdaptJob, adapt_encoder, document_line
 from aios_node.node.jobs.convert import ExportJob, ImportJob, export, import_model
-from aios_node.node.jobs.inspect import CompareJob, DiffJob, compare, diff
+from aios_node.node.jobs.inspect import DiffJob, diff
 from aios_node.node.jobs.packages import ApplyJob, PackageJob, apply_package, build_package
 from aios_node.node.jobs.quantize import QuantizeJob, quantize, read_recipe
+from aios_node.node.jobs.validate import CompareJob, compare, failures
 
 __all__ = [
     "AdaptJob",
@@ -29,6 +30,7 @@ __all__ = [
     "diff",
     "document_line",
     "export",
+    "failures",
     "import_model",
     "quantize",
     "read_recipe",

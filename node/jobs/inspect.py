@@ -1,8 +1,8 @@
-"""Looks into versions: how far one is from its reference, and what changed between two."""
+"""What changed between two versions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from aios_node.engine.weights.folder import VersionFolder
 
 Progress = Callable[[float, str], None]
-WORST = 5
-PROBE_TEXTS = 128
-
-
-@dataclass(frozen=True)
-class CompareJob:
-    """A version against its reference."""
-
-    folder: Path
-    reference: Path
 
 
 @dataclass(frozen=True)
@@ -37,21 +27,6 @@ class DiffJob:
 
     base: Path
     target: Path
-
-
-def compare(job: CompareJob, progress: Progress) -> dict[str, Any]:
-    """Per-tensor errors, and cosines of the embeddings of probe texts where both are encoders."""
-    from aios_node.engine.quant.validate import PrecisionValidator
-    from aios_node.engine.weights.folder import read_folder
-
-    mine, theirs = read_folder(job.folder), read_folder(job.reference)
-    progress(0.2, "comparing weights")
-    with mine.weights() as weights, theirs.weights() as reference:
-        result = PrecisionValidator().compare(reference, weights).to_json()
-    worst = sorted(result["tensors"], key=lambda tensor: tensor["cosine"])[:WORST]
-    progress(0.5, "comparing embeddings")
-    embedding = _embeddings(job) if _is_encoder(mine) and _is_encoder(theirs) else None
-    return {"worst": worst, "embedding": embedding}
 
 
 def diff(job: DiffJob, progress: Progress) -> dict[str, Any]:
@@ -111,34 +86,3 @@ def _change(name: str, old: Tensor | None, new: Tensor) -> dict[str, Any]:
 def _values(tensor: Tensor) -> NDArray[np.float64]:
     plain = tensor.dequantize() if isinstance(tensor, QuantizedTensor) else tensor
     return np.asarray(plain, dtype=np.float64)
-
-
-def _is_encoder(folder: VersionFolder) -> bool:
-    import json
-
-    if "config.json" not in folder.files:
-        return False
-    settings: Mapping[str, Any] = json.loads(folder.read_file("config.json")).get("aios", {})
-    return settings.get("kind") == "encoder"
-
-
-def _embeddings(job: CompareJob) -> dict[str, Any]:
-    from aios_node.engine.runtime.engine import ArrowEngine
-
-    texts = probe_texts()
-    with ArrowEngine.open(job.folder) as mine, ArrowEngine.open(job.reference) as theirs:
-        cosine = (mine.encode(texts) * theirs.encode(texts)).sum(axis=1)
-    return {
-        "texts": len(texts),
-        "mean": float(cosine.mean()),
-        "p1": float(np.percentile(cosine, 1)),
-        "min": float(cosine.min()),
-    }
-
-
-def probe_texts() -> list[str]:
-    """Texts that every Python installation carries, the same ones on the same version: docstrings of builtins."""
-    import builtins
-
-    texts = [value.__doc__ for _, value in sorted(vars(builtins).items()) if getattr(value, "__doc__", None)]
-    return list(dict.fromkeys(texts))[:PROBE_TEXTS]

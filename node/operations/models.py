@@ -1,4 +1,4 @@
-"""Operations on models: import, quantise, look, validate, compare, activate, export."""
+"""Operations on models: import, quantise, look, compare, activate, export."""
 
 from __future__ import annotations
 
@@ -59,13 +59,6 @@ class QuantizeArgs(Args):
     group: int | None = None
     recipe: Path | None = None
     output: Path | None = None
-
-
-class ValidateArgs(Args):
-    """A model and what to compare it with."""
-
-    model: str
-    reference: str | None = None
 
 
 class ExportArgs(Args):
@@ -193,29 +186,6 @@ def model_quantize(core: NodeCore, args: QuantizeArgs, progress: Progress) -> di
     return {**_stored(core, args.name, version), "source_bytes": source_bytes, "recipe": recipe}
 
 
-@operation(
-    "model_validate", "{model, reference?} -> {version, tensors, embedding, worst}", "admin", "node/models", long=True
-)
-def model_validate(core: NodeCore, args: ValidateArgs, progress: Progress) -> dict[str, Any]:
-    """Recompute every hash; compare weights and embeddings with the reference."""
-    version = core.version(args.model, None)
-    progress(0.1, "hashing")
-    core.store.verify(version)
-    result: dict[str, Any] = {
-        "model": args.model,
-        "version": version,
-        "tensors": len(core.store.manifest(version).tensors),
-        "hash_ok": True,
-    }
-    reference = args.reference or _origin(core, version)
-    if reference is None:
-        return result
-    other = core.version(reference, None)
-    with core.store.pin(version) as mine, core.store.pin(other) as theirs:
-        compared = core.workers.run(jobs.compare, jobs.CompareJob(mine, theirs), progress=progress)
-    return {**result, "reference": reference, "reference_version": other, **compared}
-
-
 @operation("model_export", "{model, dest, version?, format?} -> {files, bytes}", "admin", "node/models", long=True)
 def model_export(core: NodeCore, args: ExportArgs, progress: Progress) -> dict[str, Any]:
     """Write a version with its tokenizer and config to a new folder."""
@@ -283,11 +253,6 @@ def _source(core: NodeCore, src: str, imported: Path, progress: Progress) -> Ite
     job = jobs.ImportJob(path, "auto", "none", imported, ())
     core.workers.run(jobs.import_model, job, progress=progress)
     yield imported, None
-
-
-def _origin(core: NodeCore, version: str) -> str | None:
-    source = core.store.picture.facts[version].derived_from
-    return source.model if source and source.model in core.store.models() else None
 
 
 def _must_be_empty(folder: Path) -> None:

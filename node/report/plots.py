@@ -35,7 +35,7 @@ def bars(rows: Sequence[tuple[str, float]], title: str, *, digits: int = 4, alon
 def histogram(counts: Sequence[int], edges: Sequence[float], title: str, *, alone: bool = False) -> str:
     """Columns for ``counts`` between ``edges`` (one more than counts), with the edges' values below."""
     height, base = 200.0, 170.0
-    left, right = 44.0, WIDTH - 16
+    left, right = 44.0, WIDTH - 28
     step = (right - left) / max(len(counts), 1)
     largest = max(counts, default=0) or 1
     content = element("line", x1=left, x2=right, y1=base, y2=base, class_="line")

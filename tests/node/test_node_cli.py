@@ -62,6 +62,66 @@ def test_quantised_models_keep_their_meaning(ask: Ask, quant: str, least: float)
     assert result["reference"] == "minilm"
 
 
+def test_validation_goes_layer_by_layer(ask: Ask) -> None:
+    result = ask("model", "validate", "minilm.int4")
+    layers = result["layers"]
+    assert [layer["name"] for layer in layers] == ["embeddings", *(f"encoder.layer.{index}" for index in range(6))]
+    assert all(0 < layer["relative_error"] < 0.5 for layer in layers)
+    embedding = result["embedding"]
+    assert embedding["source"] == "built in"
+    assert sum(embedding["histogram"]["counts"]) == embedding["texts"]
+    assert embedding["farthest"][0]["cosine"] == pytest.approx(embedding["min"])
+    assert 0.8 < embedding["spearman"] < 1
+    assert 0.5 < embedding["overlap"] < 1
+    assert result["bytes"] < 0.3 * result["reference_bytes"]
+    assert result["weights"]["bits"] < 8
+    assert (result["passed"], result["failures"], result["precisions"]) == (True, [], [])
+
+
+def test_validation_on_texts_of_a_file(ask: Ask, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"the text with number {number}"}) + "\n" for number in range(5)))
+    embedding = ask("model", "validate", "minilm.int8", "--texts", str(texts))["embedding"]
+    assert (embedding["texts"], embedding["source"]) == (5, str(texts))
+    assert {each["text"][:20] for each in embedding["farthest"]} == {"the text with number"}
+    assert "nowhere.txt" in ask("model", "validate", "minilm.int8", "--texts", str(tmp_path / "nowhere.txt"), fails=1)
+
+
+def test_broken_limits_fail_with_a_sentence_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["model", "validate", "minilm.int4", "-c", str(folder / "node.yaml"), "--json"]
+    assert run([*command, "--min-cosine", "0.5", "--max-relative-error", "2"]) == 0
+    capsys.readouterr()
+    assert run([*command, "--min-cosine", "0.9999", "--max-relative-error", "0.1"]) == 1
+    said = capsys.readouterr()
+    failures = json.loads(said.out)["failures"]
+    assert len(said.err.splitlines()) == len(failures) > 2
+    assert "the mean cosine of the embeddings is 0.9" in said.err.splitlines()[0]
+    assert "the relative error after encoder.layer.5 is 0." in said.err.splitlines()[-1]
+    assert said.err.splitlines()[-1].endswith(", above 0.1")
+
+
+def test_a_report_is_a_page_with_all_precisions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = folder / "report.html"
+    assert run(["model", "validate", "minilm.int4", "-c", str(folder / "node.yaml"), "--report", str(report)]) == 0
+    said = capsys.readouterr().out
+    assert f"wrote {report}" in said
+    assert "encoder.layer.5 " in said
+    page = report.read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert all(name in page for name in ("minilm.int8", "minilm.int4", "encoder.layer.5.output.dense.weight"))
+
+
+@pytest.mark.parametrize("name", ["report.png", "no/such/folder/report.html"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(ask: Ask, tmp_path: Path, name: str) -> None:
+    assert str(tmp_path / name) in ask("model", "validate", "minilm", "--report", str(tmp_path / name), fails=2)
+
+
+def test_a_model_without_origin_needs_a_reference_for_limits(ask: Ask) -> None:
+    assert ask("model", "validate", "minilm")["hash_ok"]
+    assert "--reference" in ask("model", "validate", "minilm", "--min-cosine", "0.9", fails=1)
+    assert ask("model", "validate", "minilm", "--reference", "minilm")["embedding"]["min"] == pytest.approx(1)
+
+
 def test_encode_gives_unit_vectors(ask: Ask) -> None:
     result = ask("encode", "hello world", "second")
     vectors = np.array(result["embeddings"])
