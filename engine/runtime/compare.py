@@ -6,7 +6,7 @@ weights are compared elsewhere (quant.validate), the meaning of the vectors' dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,15 @@ def compare_answers(
     for chosen in length_batches([len(row) for row in rows], CPU_BATCH_TOKENS):
         batch = reference.tokenizer.pad([rows[index] for index in chosen], ROW_MULTIPLE)
         ids, mask = torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
-        for layer, before, after in _side_by_side(layers, reference.net, candidate.net, ids, mask):
-            layer.add(before[batch.mask.astype(bool)].numpy(), after[batch.mask.astype(bool)].numpy())
-        for net, out, last in zip((reference.net, candidate.net), vectors, (before, after), strict=True):
-            out[chosen] = net.pool(last, mask).numpy()
+        states = [list(encoder.net.states(ids, mask)) for encoder in (reference, candidate)]
+        for layer, before, after in zip(layers, *states, strict=True):
+            layer.add(before[mask.bool()].numpy(), after[mask.bool()].numpy())
+        for encoder, out, given in zip((reference, candidate), vectors, states, strict=True):
+            out[chosen] = encoder.net.pool(given[-1], mask).numpy()
         done += len(chosen)
         if progress is not None:
             progress(done, len(texts))
     return Answers(tuple(map(_error, _names(len(layers)), layers)), *vectors)
-
-
-def _side_by_side(
-    layers: list[Distance], one: Encoder, other: Encoder, ids: torch.Tensor, mask: torch.Tensor
-) -> Iterator[tuple[Distance, torch.Tensor, torch.Tensor]]:
-    return zip(layers, one.states(ids, mask), other.states(ids, mask), strict=True)
 
 
 def _same_rows(reference: SentenceEncoder, candidate: SentenceEncoder, texts: Sequence[str]) -> list[list[int]]:

@@ -61,7 +61,7 @@ class Point:
     marked: bool = False
 
 
-_LEFT, _RIGHT, _TOP, _BOTTOM, _TALL = 64.0, WIDTH - 24, 20.0, 372.0, 420.0
+_LEFT, _RIGHT, _TOP, _BOTTOM, _TALL = 64.0, WIDTH - 24, 20.0, 422.0, 470.0
 _MOST_NINES = 5.0
 _COSINES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999)
 _SIZES = tuple(base * 10**power for power in range(-3, 7) for base in (1, 2, 5))
@@ -104,7 +104,7 @@ def _free(text: str, x: float, y: float, taken: Sequence[_Box]) -> _Box:
     """Where a point's name covers nothing: beside it, above or below, or to its right if there is no such place."""
     width, height = _CHARACTER * len(text), 14.0
     places = [
-        _Box(min(max(left, 0), WIDTH - width), y - height / 2 + shift, width, height)
+        _Box(min(max(left, _LEFT + 3), WIDTH - width), y - height / 2 + shift, width, height)
         for shift in (0, -12, 12, -20, 20, -30, 30, -42, 42)
         for left in (x + 9, x - width - 9)
     ]
