@@ -96,7 +96,7 @@ class QuantizationConfig:
     The first override whose pattern matches a tensor's name decides. Scales of an earlier version are kept
     while the squared error with them is at most ``max_error_ratio`` times the error with fresh ones: unchanged
     scales keep most codes unchanged, and a delta small. ``target_bytes``: what all tensors together may take;
-    bits are then shared out by measured sensitivity, with the settings as the most that a tensor gets.
+    bits are then shared out by measured sensitivity, and no tensor gets fewer than ``quant`` has.
     ``options``: see options.method_options; those not given have their defaults. ``calibration``: the texts that
     were used (options.calibration_source). Raises BadConfig naming key, value and what is allowed.
     """
