@@ -82,6 +82,11 @@ class NodeCore:
             self._closing.callback(workers.close)
             return workers
 
+    @property
+    def scratch(self) -> Path:
+        """Where jobs keep what they can make again: calibration texts, checkpoints of long work."""
+        return self.config.data_dir / "scratch"
+
     @cached_property
     def memory(self) -> MemoryStore:
         """The memory tables."""

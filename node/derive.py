@@ -85,7 +85,7 @@ def rebuild(core: NodeCore, source: str, model: str) -> str:
     version, previous = core.version(source, None), core.version(model, None)
     recipe = core.store.manifest(previous).recipe or {}
     with core.store.workspace() as folder, core.store.pin(version) as base, core.store.pin(previous) as old:
-        job = jobs.QuantizeJob(base, folder, recipe, Source(source, version), (previous,), old)
+        job = jobs.QuantizeJob(base, folder, recipe, Source(source, version), (previous,), old, core.scratch)
         core.workers.run(jobs.quantize, job)
         made = core.publish(model, folder)
     log.info("derived model rebuilt", model=model, version=made[:12], source=source)

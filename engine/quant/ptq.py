@@ -75,7 +75,7 @@ class ArrowQuantizer:
 
     def _one(self, name: str, tensor: NDArray[Any], previous: Tensor | None) -> Tensor:
         settings = self.config.settings_for(name)
-        if settings is None or tensor.ndim < 2 or not is_float(dtype_name(tensor)):
+        if settings is None or not is_quantizable(tensor):
             return tensor
         if settings.axis >= tensor.ndim:
             raise BadConfig(f"recipe: tensor {name!r} of shape {tensor.shape} has no axis {settings.axis}")
@@ -89,6 +89,11 @@ class ArrowQuantizer:
         frozen = quantize_tensor(values, dtype_name(tensor), settings, frozen=previous)
         keep = frozen.squared_error <= self.config.max_error_ratio * fresh.squared_error
         return frozen.tensor if keep else fresh.tensor
+
+
+def is_quantizable(tensor: Tensor) -> bool:
+    """Whether this is a float array of two or more dimensions: no norm, bias or index."""
+    return not isinstance(tensor, QuantizedTensor) and tensor.ndim >= 2 and is_float(dtype_name(tensor))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,14 @@ class LowBits(StrEnum):
     int2 = "int2"
 
 
+class Method(StrEnum):
+    """Ways to find codes."""
+
+    ptq = "ptq"
+    gptq = "gptq"
+    tuned = "tuned"
+
+
 class ExportFormat(StrEnum):
     """What ``model export`` writes."""
 
@@ -94,26 +102,40 @@ def quantize(
     name: Annotated[str, typer.Option(help="Name of the result.")],
     quant: Annotated[LowBits | None, typer.Option(help="Bits per weight.")] = None,
     group: Annotated[int | None, typer.Option(help="Group size; 0: one scale per channel.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="YAML recipe instead of the preset.")] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(help="ptq: plain rounding, seconds. gptq: with calibration texts, a minute. tuned: longer, best."),
+    ] = None,
+    calib: Annotated[
+        Path | None, typer.Option(help="Calibration texts: JSONL, Parquet, plain text, or a saved dataset's folder.")
+    ] = None,
+    target_mb: Annotated[
+        float | None, typer.Option(help="Share bits out so that all tensors take at most this many megabytes.")
+    ] = None,
+    target_bpw: Annotated[float | None, typer.Option(help="The same in bits per weight.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML recipe instead of these options.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the result to this folder.")] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Make a smaller model from another one (post-training quantisation)."""
+    """Make a smaller model from another one. Interrupted work goes on where it was when it is asked for again."""
     path = Path(src)
     args: dict[str, Any] = {
         "src": str(path.absolute()) if path.exists() else src,
         "name": name,
         "quant": quant.value if quant else None,
         "group": group,
+        "method": method.value if method else None,
+        "calib": str(calib.absolute()) if calib else None,
+        "target_mb": target_mb,
+        "target_bpw": target_bpw,
         "recipe": str(recipe.absolute()) if recipe else None,
         "output": str(output.absolute()) if output else None,
     }
     result = answered(config, "model_quantize", args, as_json)
     if result:
-        saved = 1 - result["bytes"] / result["source_bytes"]
         print(_stored(result))
-        print(f"{human_bytes(result['source_bytes'])} -> {human_bytes(result['bytes'])}: {saved:.1%} saved")
+        _show_quantized(result)
 
 
 @app.command()
@@ -234,3 +256,19 @@ def _print_versions(versions: list[dict[str, Any]]) -> None:
     ]
     print("\nversions (active *, then parents):")
     print("\n".join(rows))
+
+
+def _show_quantized(result: dict[str, Any]) -> None:
+    """What was gained, and what it cost."""
+    before, after = result["source_bytes"], result["bytes"]
+    ratio = (
+        f"{before / max(after, 1):.1f}x smaller, {human_bytes(before - after)} ({1 - after / max(before, 1):.1%}) saved"
+    )
+    print(f"{human_bytes(before)} -> {human_bytes(after)}: {ratio}")
+    if quality := result["quality"]:
+        print(
+            f"cosine to the source's vectors on {quality['texts']} texts: mean {quality['mean']:.4f}, "
+            f"1st percentile {quality['p1']:.4f}, least {quality['least']:.4f}"
+        )
+    for warning in result["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)

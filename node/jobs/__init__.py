@@ -11,7 +11,8 @@ from aios_node.node.jobs.adapt import AdaptJob, adapt_encoder, document_line
 from aios_node.node.jobs.convert import ExportJob, ImportJob, export, import_model
 from aios_node.node.jobs.inspect import DiffJob, diff
 from aios_node.node.jobs.packages import ApplyJob, PackageJob, apply_package, build_package
-from aios_node.node.jobs.quantize import QuantizeJob, quantize, read_recipe
+from aios_node.node.jobs.quantize import QuantizeJob, quantize
+from aios_node.node.jobs.recipes import RecipeOptions, read_recipe
 from aios_node.node.jobs.validate import CompareJob, compare, failures
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ImportJob",
     "PackageJob",
     "QuantizeJob",
+    "RecipeOptions",
     "adapt_encoder",
     "apply_package",
     "build_package",

@@ -1,23 +1,40 @@
-"""Version folder -> quantised version folder."""
+"""Version folder -> quantised version folder, by a recipe of any method."""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aios_node.delta.offers import Source
-from aios_node.engine.errors import BadConfig
+from aios_node.engine.errors import AiosError, NotFound
+
+if TYPE_CHECKING:
+    from aios_node.engine.calibration.cache import CalibrationCache
+    from aios_node.engine.calibration.sets import CalibrationSet
+    from aios_node.engine.quant.recipe import QuantizationConfig
+    from aios_node.engine.weights.folder import VersionFolder
 
 Progress = Callable[[float, str], None]
-MAX_RECIPE_BYTES = 1 << 20
+WRITING = 0.95
+"""The share of the work that is done when only writing is left."""
+
+KEPT_WORK = 8
+"""Unfinished pieces of work whose checkpoints are kept; the oldest go."""
 
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """``recipe`` is a QuantizationConfig as JSON; ``previous``: the version whose scales stay frozen."""
+    """``recipe`` is a QuantizationConfig as JSON; ``previous``: the version whose scales stay frozen.
+
+    ``texts``: a file to calibrate with, instead of the recipe's own texts or the default ones. ``scratch``: where
+    calibration texts and checkpoints are kept. ``target_bpw``: bits per weight, all tensors together, instead of the
+    recipe's bytes.
+    """
 
     source_folder: Path
     folder: Path
@@ -25,33 +42,76 @@ class QuantizeJob:
     source: Source | None
     parents: tuple[str, ...]
     previous: Path | None
+    scratch: Path
+    texts: Path | None = None
+    target_bpw: float | None = None
 
 
-def quantize(job: QuantizeJob, progress: Progress) -> int:
-    """Write the quantised version to ``job.folder``; returns the bytes of the source's tensors."""
-    from aios_node.engine.quant.ptq import ArrowQuantizer
+def quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
+    """Write the quantised version to ``job.folder``; returns source_bytes, recipe, warnings and quality.
+
+    ``quality`` is the agreement of the vectors of some texts with the source's, None for what computes no vectors.
+    """
     from aios_node.engine.quant.recipe import QuantizationConfig
+    from aios_node.engine.tuning.quantize import Network, needs_texts, quantize_model
     from aios_node.engine.weights.folder import read_folder, write_folder
 
-    config = QuantizationConfig.from_json(job.recipe)
     source = read_folder(job.source_folder)
+    recipe = _with_target(job, QuantizationConfig.from_json(job.recipe), source)
+    files = {name: source.read_file(name) for name in source.files}
+    network = Network.of(files) if needs_texts(recipe) else None
+    texts = _texts(job, recipe, progress) if needs_texts(recipe) else None
+    work = _work_folder(job, recipe, source, texts)
+    warnings: list[str] = []
     with ExitStack() as stack:
         weights = stack.enter_context(source.weights())
         old = read_folder(job.previous) if job.previous else None
-        previous = stack.enter_context(old.weights()) if old else None
-        quantizer = ArrowQuantizer(config)
-        quantized = quantizer.quantize(weights, previous=previous, progress=by_tensor(progress))
-        progress(0.9, "writing")
+        made = quantize_model(
+            weights,
+            recipe,
+            network=network,
+            texts=texts,
+            previous=stack.enter_context(old.weights()) if old else None,
+            work=work,
+            progress=lambda part, what: progress(WRITING * part, what),
+            warn=warnings.append,
+        )
+        progress(WRITING, "writing")
         write_folder(
             job.folder,
-            quantized,
-            {name: source.read_file(name) for name in source.files},
+            made.weights,
+            files,
             parents=job.parents,
-            recipe=config.to_json(),
+            recipe=made.recipe.to_json(),
             derived_from={"model": job.source.model, "version": job.source.version} if job.source else None,
             reuse=old,
         )
-    return source.manifest.nbytes
+    if work is not None:
+        shutil.rmtree(work, ignore_errors=True)
+    progress(0.97, "measuring")
+    return {
+        "source_bytes": source.manifest.nbytes,
+        "recipe": made.recipe.to_json(),
+        "warnings": warnings,
+        "quality": quality(job.source_folder, job.folder),
+    }
+
+
+def quality(reference: Path, candidate: Path) -> dict[str, float] | None:
+    """Agreement of the vectors of the built-in texts; None where a version computes none."""
+    from aios_node.engine.quant.agreement import agreement
+    from aios_node.engine.runtime.compare import open_stored
+    from aios_node.engine.weights.folder import read_folder
+    from aios_node.node.jobs.probe import PROBE_TEXTS
+    from aios_node.node.jobs.validate import is_encoder
+
+    if not is_encoder(read_folder(candidate)):
+        return None
+    try:
+        vectors = [open_stored(folder).encode(PROBE_TEXTS) for folder in (reference, candidate)]
+    except AiosError:
+        return None  # not an encoder that can be run: it was quantised by its weights alone
+    return agreement(*vectors).to_json()
 
 
 def by_tensor(progress: Progress) -> Callable[[str, int, int], None]:
@@ -63,33 +123,72 @@ def by_tensor(progress: Progress) -> Callable[[str, int, int], None]:
     return report
 
 
-def read_recipe(quant: str | None, group: int | None, file: Path | None) -> dict[str, Any]:
-    """The recipe that options or a YAML file ask for, checked before any work starts. Raises BadConfig."""
-    from aios_node.engine.quant.recipe import QuantizationConfig, preset
+def _with_target(job: QuantizeJob, recipe: QuantizationConfig, source: VersionFolder) -> QuantizationConfig:
+    from aios_node.engine.quant.budget import bytes_for
+    from aios_node.engine.quant.dtypes import count_of
 
-    if file is not None:
-        if quant is not None or group is not None:
-            raise BadConfig("a recipe file says everything: leave out --quant and --group")
-        return QuantizationConfig.from_json(_load(file)).to_json()
-    if quant is None:
-        raise BadConfig("say what to make: --quant int8, int4 or int2, or --recipe FILE")
-    recipe = preset(quant).to_json()
-    if group is not None:
-        recipe["group_size"] = group
-    return QuantizationConfig.from_json(recipe).to_json()
+    if job.target_bpw is None:
+        return recipe
+    count = sum(count_of(entry.shape) for entry in source.manifest.tensors)
+    return replace(recipe, target_bytes=bytes_for(job.target_bpw, count))
 
 
-def _load(file: Path) -> dict[str, Any]:
-    import yaml
+def _texts(job: QuantizeJob, recipe: QuantizationConfig, progress: Progress) -> CalibrationSet:
+    """What to calibrate with: the file that was given, the texts that the recipe names, or the default ones."""
+    from aios_node.engine.calibration.cache import CalibrationCache
+    from aios_node.engine.calibration.load import load_texts
+    from aios_node.engine.calibration.sets import MAX_TEXTS
 
+    progress(0.0, "reading calibration texts")
+    cache = CalibrationCache(job.scratch / "calibration")
+    if job.texts is not None:
+        given = load_texts(job.texts, limit=MAX_TEXTS)
+        cache.put(given)
+        return given
+    if recipe.calibration is None:
+        return cache.standard_library()
+    return _named(cache, recipe.calibration)
+
+
+def _named(cache: CalibrationCache, calibration: Mapping[str, Any]) -> CalibrationSet:
+    """The texts that a recipe was carried out with; Python's own may have changed since and are read again."""
     try:
-        if file.stat().st_size > MAX_RECIPE_BYTES:
-            raise BadConfig(f"{file} is larger than 1 MiB, which no recipe is")
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"recipe {file} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise BadConfig(f"recipe {file} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, dict):
-        raise BadConfig(f"recipe {file} must be a mapping such as `quant: int4`")
-    return loaded
+        return cache.get(str(calibration["sha256"]))
+    except NotFound:
+        if str(calibration["source"]).startswith("standard library"):
+            return cache.standard_library()
+        raise NotFound(
+            f"the calibration texts {calibration['source']!r:.200} of this recipe are not kept here: "
+            f"quantise again with --calib FILE"
+        ) from None
+
+
+def _work_folder(
+    job: QuantizeJob, recipe: QuantizationConfig, source: VersionFolder, texts: CalibrationSet | None
+) -> Path | None:
+    """Where checkpoints of exactly this work lie: same source, recipe, texts, program and threads."""
+    if texts is None:
+        return None
+    import torch
+
+    from aios_node import __version__
+    from aios_node.engine.weights.names import canonical_json
+
+    key = canonical_json(
+        {
+            "source": source.version,
+            "previous": job.previous.name if job.previous else None,
+            "recipe": recipe.to_json(),
+            "texts": texts.sha256,
+            "program": __version__,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+    )
+    root = job.scratch / "quantizing"
+    folder = root / hashlib.sha256(key).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted((one for one in root.iterdir() if one != folder), key=lambda one: one.stat().st_mtime, reverse=True)
+    for old in others[KEPT_WORK - 1 :]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder

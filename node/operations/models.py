@@ -57,6 +57,10 @@ class QuantizeArgs(Args):
     name: str
     quant: Literal["int8", "int4", "int2"] | None = None
     group: int | None = None
+    method: Literal["ptq", "gptq", "tuned"] | None = None
+    target_mb: float | None = None
+    target_bpw: float | None = None
+    calib: Path | None = None
     recipe: Path | None = None
     output: Path | None = None
 
@@ -165,25 +169,39 @@ def model_import(core: NodeCore, args: ImportArgs, progress: Progress) -> dict[s
 
 @operation(
     "model_quantize",
-    "{src, name, quant|recipe, group?, output?} -> {model, version, bytes, source_bytes, ...}",
+    "{src, name, quant|recipe|target_mb|target_bpw, group?, method?, calib?, output?} -> "
+    "{model, version, bytes, source_bytes, recipe, quality, warnings, ...}",
     "admin",
     "node/models",
     long=True,
 )
 def model_quantize(core: NodeCore, args: QuantizeArgs, progress: Progress) -> dict[str, Any]:
-    """Post-training quantisation of a stored model or of files."""
+    """Quantise a stored model or files: by plain rounding, GPTQ or tuning, to given bits or a size."""
     check_model(args.name)
-    recipe = jobs.read_recipe(args.quant, args.group, args.recipe)
+    said = jobs.RecipeOptions(args.quant, args.group, args.method, args.target_mb, args.target_bpw, args.recipe)
+    recipe = jobs.read_recipe(said)
     if args.output is not None:
         _must_be_empty(args.output)
+    if args.calib is not None and not args.calib.exists():
+        raise BadRequest(f"the calibration texts {args.calib} do not exist")
     with core.store.workspace() as imported, core.store.workspace() as folder:
         with _source(core, args.src, imported, progress) as (base, source):
-            job = jobs.QuantizeJob(base, folder, recipe, source, core.parents(args.name), None)
-            source_bytes = core.workers.run(jobs.quantize, job, progress=progress)
+            job = jobs.QuantizeJob(
+                base,
+                folder,
+                recipe,
+                source,
+                core.parents(args.name),
+                None,
+                core.scratch,
+                args.calib,
+                args.target_bpw,
+            )
+            made = core.workers.run(jobs.quantize, job, progress=progress)
         version = core.publish(args.name, folder)
     if args.output is not None:
         _write_output(core, version, args.output)
-    return {**_stored(core, args.name, version), "source_bytes": source_bytes, "recipe": recipe}
+    return {**_stored(core, args.name, version), **made}
 
 
 @operation("model_export", "{model, dest, version?, format?} -> {files, bytes}", "admin", "node/models", long=True)

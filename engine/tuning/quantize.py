@@ -1,0 +1,186 @@
+"""Quantising a whole model by a recipe of any method: what the command, imports and derived models call.
+
+Plain post-training quantisation needs weights alone; gptq and tuned, and sharing bits out, run the network on
+calibration texts. Long work leaves checkpoints and goes on from them, with the same result to the bit on the same
+machine. Knows no stores and no names of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from aios_node.engine.calibration.sets import CalibrationSet
+from aios_node.engine.errors import BadConfig, BadRequest
+from aios_node.engine.nets.config import EncoderConfig
+from aios_node.engine.nets.encoder import Encoder
+from aios_node.engine.quant.blocks import Tensor
+from aios_node.engine.quant.ptq import ArrowQuantizer
+from aios_node.engine.quant.recipe import QuantizationConfig
+from aios_node.engine.tokenizer import FastTokenizer
+from aios_node.engine.tuning.batches import BatchPlan
+from aios_node.engine.tuning.blockwise import BlockwiseQuantizer
+from aios_node.engine.tuning.checkpoint import Checkpoints
+from aios_node.engine.tuning.endtoend import TuningSteps, tune
+from aios_node.engine.tuning.rounding import RoundingSteps
+from aios_node.engine.tuning.sensitivity import share_out
+from aios_node.engine.tuning.student import Student
+
+Progress = Callable[[float, str], None]
+"""Told which part of all work is done, 0 to 1, and what is being done."""
+
+Warn = Callable[[str], None]
+"""Told, in a sentence, what could not be done as the recipe asks."""
+
+PROBE_TEXTS = 96
+"""Texts by which tensors' sensitivities are measured: enough for an order, few enough for half a minute."""
+
+_PROBE_TOKENS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """What it takes to run a model: its configuration and tokeniser."""
+
+    config: EncoderConfig
+    tokenizer: FastTokenizer
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> Network:
+        """From a version's small files. Raises BadRequest where they do not describe a network that can be run."""
+        for name in ("config.json", "tokenizer.json"):
+            if name not in files:
+                raise BadRequest(
+                    f"the model has no {name}: it cannot be run; only method ptq without a target can quantise it"
+                )
+        return cls(EncoderConfig.from_bytes(files["config.json"]), FastTokenizer.from_bytes(files["tokenizer.json"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """A quantised model and the recipe as it was carried out: bits shared out, calibration named."""
+
+    weights: dict[str, Tensor]
+    recipe: QuantizationConfig
+
+
+def needs_texts(recipe: QuantizationConfig) -> bool:
+    """Whether the recipe runs the network."""
+    return recipe.method != "ptq" or recipe.target_bytes is not None
+
+
+def quantize_model(
+    weights: Mapping[str, Tensor],
+    recipe: QuantizationConfig,
+    *,
+    network: Network | None = None,
+    texts: CalibrationSet | None = None,
+    previous: Mapping[str, Tensor] | None = None,
+    work: Path | None = None,
+    progress: Progress | None = None,
+    warn: Warn | None = None,
+) -> Quantization:
+    """Quantise a model. ``network`` and ``texts`` are needed where ``needs_texts`` says so.
+
+    ``previous``: an earlier version's result, whose scales are kept where plain rounding may (see ArrowQuantizer).
+    ``work``: a folder for checkpoints that belongs to exactly this work. Raises BadConfig for what the recipe lacks or
+    a target that cannot be met, BadWeights for weights that are not the network's or not finite, StorageError.
+    """
+    run = _Run(recipe, weights, Checkpoints(work), progress or _silent, warn or _silent_sentence)
+    if not needs_texts(recipe):
+        return Quantization(run.plain(recipe, previous, 1.0), recipe)
+    if network is None or texts is None:
+        raise BadConfig("this recipe runs the network: it needs calibration texts and a model that can be run")
+    return run.by_answers(network, texts, previous)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    recipe: QuantizationConfig
+    weights: Mapping[str, Tensor]
+    checkpoints: Checkpoints
+    progress: Progress
+    warn: Warn
+
+    def plain(
+        self, recipe: QuantizationConfig, previous: Mapping[str, Tensor] | None, share: float, start: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Plain rounding; ``share`` of the whole work, from ``start`` on."""
+        report = partial(_counted, self.progress, start, share)
+        return ArrowQuantizer(recipe).quantize(self.weights, previous=previous, progress=report)
+
+    def by_answers(
+        self, network: Network, texts: CalibrationSet, previous: Mapping[str, Tensor] | None
+    ) -> Quantization:
+        recipe = self._shared_out(network, texts)
+        plain = self.plain(recipe, previous, 0.02, 0.05)
+        named = replace(recipe, calibration={"source": texts.source, "sha256": texts.sha256, "texts": len(texts.texts)})
+        if recipe.method == "ptq":
+            return Quantization(plain, named)
+        plan = self._plan(network, texts)
+        rounded = self._blockwise(network, recipe, plain, plan)
+        if recipe.method == "gptq":
+            return Quantization(rounded, named)
+        return Quantization(self._tuned(network, recipe, rounded, plan), named)
+
+    def _shared_out(self, network: Network, texts: CalibrationSet) -> QuantizationConfig:
+        if self.recipe.target_bytes is None:
+            return self.recipe
+        probe = BatchPlan.of(
+            texts.texts[: 2 * PROBE_TEXTS], network.tokenizer, max_tokens=_PROBE_TOKENS, budget=1024, seed=0
+        )
+        report = partial(_counted, self.progress, 0.0, 0.05)
+        return share_out(self.recipe, network.config, self.weights, probe.plain(PROBE_TEXTS), report)
+
+    def _plan(self, network: Network, texts: CalibrationSet) -> BatchPlan:
+        options = self.recipe.options
+        return BatchPlan.of(
+            texts.first(int(options["texts"])).texts,
+            network.tokenizer,
+            max_tokens=network.config.max_tokens,
+            budget=int(options.get("batch_tokens", 2048)),
+            seed=int(options["seed"]),
+        )
+
+    def _blockwise(
+        self, network: Network, recipe: QuantizationConfig, plain: Mapping[str, Tensor], plan: BatchPlan
+    ) -> dict[str, Tensor]:
+        steps = RoundingSteps(int(recipe.options.get("block_steps", 0)), int(recipe.options["seed"]))
+        share = 0.93 if recipe.method == "gptq" else 0.2
+        quantizer = BlockwiseQuantizer(
+            network.config,
+            recipe,
+            self.weights,
+            plain,
+            rounding=steps if recipe.method == "tuned" else None,
+            checkpoints=self.checkpoints,
+            report=partial(_counted, self.progress, 0.07, share),
+            warn=self.warn,
+        )
+        return quantizer.quantize(plan.plain(int(recipe.options.get("block_texts", len(plan.rows)))))
+
+    def _tuned(
+        self, network: Network, recipe: QuantizationConfig, rounded: Mapping[str, Tensor], plan: BatchPlan
+    ) -> dict[str, Tensor]:
+        student = Student(network.config, self.weights, rounded)
+        teacher = Encoder.build(network.config, self.weights)
+        work = TuningSteps(int(recipe.options["steps"]), float(recipe.options["learning_rate"]))
+        tune(student, teacher, plan, work, self.checkpoints, self._tuning_report)
+        return student.export()
+
+    def _tuning_report(self, step: int, steps: int, cosine: float) -> None:
+        self.progress(0.27 + 0.73 * step / max(1, steps), f"tuning, step {step} of {steps}, cosine {cosine:.3f}")
+
+
+def _counted(progress: Progress, start: float, share: float, name: str, done: int, count: int) -> None:
+    progress(start + share * done / max(1, count), name)
+
+
+def _silent(_part: float, _what: str) -> None:
+    """Nobody asked."""
+
+
+def _silent_sentence(_sentence: str) -> None:
+    """Nobody asked."""
