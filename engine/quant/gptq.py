@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadRequest, BadWeights
 from aios_node.engine.quant.blocks import BITS, QuantizedTensor, pack
+from aios_node.engine.quant.columns import per_column
 from aios_node.engine.quant.fit import LEVELS, Floats, Levels
-from aios_node.engine.quant.hessian import Factor, Matrix, Unusable, factorise, importance_of, weighted_error
+from aios_node.engine.quant.hessian import Factor, Matrix, Unusable, damped, factorise, importance_of, weighted_error
 from aios_node.engine.quant.ptq import quantize_tensor
 from aios_node.engine.quant.recipe import Settings
+from aios_node.engine.quant.refine import refine
 
 _COLUMNS_AT_ONCE = 128
 """Columns that are rounded one by one before their errors reach the later ones in one multiplication."""
@@ -50,12 +52,14 @@ def gptq(
     *,
     damping: float = 0.01,
     act_order: bool = True,
+    sweeps: int = 2,
     dtype: str = "float32",
 ) -> GptqResult:
     """Quantise a linear layer's weight so that its output on the calibration inputs changes least.
 
     ``weight``: float32 [out, in]. ``hessian``: float64 [in, in], the sum or mean of ``x x^T`` over real tokens (see
-    hessian.HessianSum); its scale does not matter. ``dtype``: what the tensor is when dequantised. The result is never
+    hessian.HessianSum); its scale does not matter. ``sweeps``: how often scales and codes are refined afterwards (see
+    refine); 0 is GPTQ as published. ``dtype``: what the tensor is when dequantised. The result is never
     worse than ptq.quantize_tensor by the Hessian's measure, and is that tensor (with ``fallback``) where the Hessian
     cannot be used. Deterministic on one machine; BLAS may add in another order on another one. Raises BadWeights
     for NaN and Inf in the weight, BadRequest for shapes that do not fit, BadConfig for a damping that cannot be.
@@ -69,13 +73,25 @@ def gptq(
         factor = factorise(hessian, damping=damping, act_order=act_order)
         fitted = _fitted(weight, hessian, settings, dtype, plain)
         tensor = replace(fitted, codes=_codes(weight, fitted, factor))
+        tensor, found = _refined(weight, tensor, hessian, settings, factor.damping, sweeps)
     except Unusable as error:
         return GptqResult(plain, damping, plain_error, plain_error, str(error))
-    found = _error(weight, tensor, hessian)
     if found <= plain_error:
         return GptqResult(tensor, factor.damping, found, plain_error)
     reason = f"plain rounding is closer: squared error {plain_error:.4g} instead of {found:.4g}"
     return GptqResult(plain, factor.damping, plain_error, plain_error, reason)
+
+
+def _refined(
+    weight: Floats, tensor: QuantizedTensor, hessian: Matrix, settings: Settings, damping: float, sweeps: int
+) -> tuple[QuantizedTensor, float]:
+    """The better one of a tensor and what coordinate descent makes of it, with its error."""
+    error = _error(weight, tensor, hessian)
+    if not sweeps:
+        return tensor, error
+    finer = refine(weight, tensor, damped(hessian, damping), sweeps, symmetric=settings.symmetric)
+    found = _error(weight, finer, hessian)
+    return (finer, found) if found < error else (tensor, error)
 
 
 def _check(weight: Floats, hessian: Matrix) -> None:
@@ -137,8 +153,8 @@ class _Rounding:
         wanted, changes = self._weight[columns].copy(), self._changes[columns]
         if columns.start:
             wanted += self._lower[columns, : columns.start] @ self._changes[: columns.start]
-        scales = _per_column(self._fitted.scales, self._fitted, self._order[columns]).astype(self._kind)
-        zeros = _per_column(self._fitted.zero_points, self._fitted, self._order[columns]).astype(self._kind)
+        scales = per_column(self._fitted.scales, self._fitted, self._order[columns]).astype(self._kind)
+        zeros = per_column(self._fitted.zero_points, self._fitted, self._order[columns]).astype(self._kind)
         taken = self._lower[columns, columns]
         _round_columns(wanted, self._weight[columns], scales, zeros, taken, self._levels, codes[columns], changes)
         return bool(np.isfinite(wanted).all() and np.isfinite(changes).all())
@@ -169,18 +185,3 @@ def _round_columns(
         np.subtract(code, zero_points[k], out=change)
         np.multiply(change, scales[k], out=change)
         np.subtract(weight[k], change, out=change)
-
-
-def _per_column(table: Floats, fitted: QuantizedTensor, columns: NDArray[np.int64]) -> Floats:
-    """A number per group, [channels, groups], as one per value of some columns: [columns, out]."""
-    outs, ins = fitted.shape
-    rows = np.arange(outs)
-    grouping = fitted.grouping
-    size = grouping.size or max(1, grouping.rest)
-    if fitted.axis == 0:
-        spread = table[:, columns // size].T
-    elif fitted.axis == 1:
-        spread = table[columns][:, rows // size]
-    else:
-        spread = table[0, (rows * ins + columns[:, None]) // size]
-    return np.ascontiguousarray(spread)

@@ -82,14 +82,11 @@ def factorise(hessian: Matrix, *, damping: float, act_order: bool) -> Factor:
     """
     if not 0 <= damping <= _LARGEST_DAMPING:
         raise BadConfig(f"gptq: damping is {damping!r:.40}; a number from 0 to {_LARGEST_DAMPING:.0f} is allowed")
-    normal = _normalised(hessian)
+    sizes = _normalised(hessian).diagonal()
+    order = np.argsort(-sizes, kind="stable") if act_order else np.arange(len(sizes))
+    normal = damped(hessian, 0.0)[order][:, order]
     diagonal = normal.diagonal().copy()
-    dead = diagonal <= 0
-    order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(len(diagonal))
-    mean = float(diagonal[~dead].mean())
-    normal[dead], normal[:, dead] = 0.0, 0.0
-    normal = normal[order][:, order]
-    diagonal = np.where(dead, mean, diagonal)[order]
+    mean = float(diagonal.mean())
     while damping <= _LARGEST_DAMPING:
         np.fill_diagonal(normal, diagonal + damping * mean)
         upper = _unit_upper(normal)
@@ -97,6 +94,20 @@ def factorise(hessian: Matrix, *, damping: float, act_order: bool) -> Factor:
             return Factor(order, upper, damping)
         damping = max(_LADDER * damping, _SMALLEST_DAMPING)
     raise Unusable(f"the Hessian is not positive definite, even with {_LARGEST_DAMPING:.0f} times its diagonal added")
+
+
+def damped(hessian: Matrix, damping: float) -> Matrix:
+    """The Hessian with ``damping`` times its diagonal's mean added to it; columns without input stand alone.
+
+    Its largest value was 1 before that. Raises Unusable.
+    """
+    normal = _normalised(hessian)
+    diagonal = normal.diagonal().copy()
+    dead = diagonal <= 0
+    mean = float(diagonal[~dead].mean())
+    normal[dead], normal[:, dead] = 0.0, 0.0
+    np.fill_diagonal(normal, np.where(dead, mean, diagonal) + damping * mean)
+    return normal
 
 
 def importance_of(hessian: Matrix) -> NDArray[np.float32]:

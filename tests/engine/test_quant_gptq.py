@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadConfig, BadRequest, BadWeights
 from aios_node.engine.quant import gptq as gptq_module
+from aios_node.engine.quant.blocks import QuantType
 from aios_node.engine.quant.gptq import GptqResult, gptq
 from aios_node.engine.quant.hessian import HessianSum, Unusable, factorise, weighted_error
 from aios_node.engine.quant.ptq import quantize_tensor
@@ -134,7 +137,9 @@ def test_never_worse_than_plain_rounding(
 @pytest.mark.parametrize("quant", ["int2", "int4", "int8"])
 @pytest.mark.parametrize(("axis", "group_size"), [(0, 16), (0, 0), (1, 16), (1, 0), (-1, 0)])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_output_errors_shrink_on_inputs_that_are_alike(quant: str, axis: int, group_size: int, symmetric: bool) -> None:
+def test_output_errors_shrink_on_inputs_that_are_alike(
+    quant: QuantType, axis: int, group_size: int, symmetric: bool
+) -> None:
     """Wider than a block of columns, so that errors go from block to block. Judged on inputs it never saw."""
     random = np.random.default_rng(7)
     weight = random.normal(size=(24, 192)).astype(np.float32)
@@ -170,10 +175,70 @@ def test_the_recursion_is_that_of_the_paper() -> None:
     random = np.random.default_rng(3)
     weight = random.normal(size=(8, 160)).astype(np.float32)
     hessian = hessian_of(inputs(400, 160, random))
-    result = gptq(weight, hessian, Settings("int4", False, 0, 32, "minmax"), act_order=False)
+    result = gptq(weight, hessian, Settings("int4", False, 0, 32, "minmax"), act_order=False, sweeps=0)
     expected = literal_gptq(weight, hessian, result, 0.01)
     same = np.isclose(result.tensor.dequantize(), expected, atol=1e-5)
     assert same.mean() > 0.999  # a value half-way between two codes may fall to either side in float32
+
+
+def wide_layer(outs: int = 24, features: int = 200) -> tuple[Floats, Matrix]:
+    random = np.random.default_rng(11)
+    weight = random.normal(size=(outs, features)).astype(np.float32)
+    return weight, hessian_of(inputs(2000, features, random))
+
+
+DOUBLE = [Settings("int2", False, 0, 16, "mse", "double4"), Settings("int4", False, 0, 64, "mse", "double4")]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *DOUBLE,
+        Settings("int2", False, 0, 32, "mse"),
+        Settings("int2", True, 0, 16, "mse"),
+        Settings("int4", True, 0, 0, "mse"),
+        Settings("int8", False, 0, 0, "minmax"),
+        Settings("int2", False, 1, 8, "mse"),
+        Settings("int2", False, -1, 50, "mse"),
+    ],
+)
+def test_refining_makes_the_error_smaller(settings: Settings) -> None:
+    """Tails of groups included: 200 columns in groups of 16, 32 and 64."""
+    weight, hessian = wide_layer()
+    published = gptq(weight, hessian, settings, sweeps=0)
+    errors = [gptq(weight, hessian, settings, sweeps=sweeps).error for sweeps in (1, 4)]
+    assert published.error > errors[0] >= errors[1]
+    result = gptq(weight, hessian, settings, sweeps=4)
+    assert result.error == pytest.approx(own_error(weight, result, hessian), rel=1e-5)
+    if settings.symmetric:
+        assert np.array_equal(result.tensor.zero_points, published.tensor.zero_points)
+
+
+@pytest.mark.parametrize("settings", DOUBLE)
+def test_four_bit_scales_stay_four_bit_scales(settings: Settings) -> None:
+    """And where codes are few, they move: 15 scales by 16 zero points are a choice."""
+    weight, hessian = wide_layer()
+    tensor = gptq(weight, hessian, settings).tensor
+    compact = tensor.compact
+    assert compact is not None
+    assert np.array_equal(compact.scales(), tensor.scales)
+    assert np.array_equal(compact.zero_points(2**tensor.bits - 1), tensor.zero_points)
+    published = gptq(weight, hessian, settings, sweeps=0).tensor.compact
+    assert published is not None
+    assert np.array_equal(compact.steps, published.steps)
+    if settings.quant == "int2":
+        assert not np.array_equal(compact.scale_codes, published.scale_codes)
+        assert not np.array_equal(compact.zero_codes, published.zero_codes)
+
+
+@pytest.mark.parametrize("unit", [1e-33, 1e-12, 1.0, 1e12, 1e36])
+@pytest.mark.parametrize("quant", ["int2", "int8"])
+def test_the_size_of_weights_does_not_matter(unit: float, quant: QuantType) -> None:
+    weight, hessian = wide_layer(6, 48)
+    settings = Settings(quant, False, 0, 16, "mse")
+    expected = gptq(weight, hessian, settings).error
+    found = gptq((weight * unit).astype(np.float32), hessian * 1e-20, settings)
+    assert found.error * 1e20 / unit**2 == pytest.approx(expected, rel=0.05)
 
 
 def test_columns_of_large_inputs_come_first() -> None:
@@ -219,9 +284,9 @@ def test_numbers_beyond_float32_are_tried_in_float64(monkeypatch: pytest.MonkeyP
     rounding = gptq_module._Rounding
 
     class Watched(rounding):  # type: ignore[misc, valid-type]  # the class is only known at run time
-        def __init__(self, weight: Floats, fitted: object, factor: object, kind: object) -> None:
-            kinds.append(kind)
-            super().__init__(weight, fitted, factor, kind)
+        def __init__(self, *given: Any) -> None:
+            kinds.append(given[-1])
+            super().__init__(*given)
 
     monkeypatch.setattr(gptq_module, "_Rounding", Watched)
     weight = np.full((2, 40), 3e38, np.float32)
