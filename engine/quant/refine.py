@@ -8,9 +8,10 @@ least squares of one group. Knows one weight and its Hessian; not how the first 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aios_node.engine.quant.blocks import QuantizedTensor, pack
 from aios_node.engine.quant.columns import Floats, per_column
@@ -18,7 +19,8 @@ from aios_node.engine.quant.fit import LEVELS
 from aios_node.engine.quant.hessian import Matrix
 from aios_node.engine.quant.scales import MOST, CompactScales, by_group, zero_levels
 
-Pair: TypeAlias = tuple[Floats, Floats]
+Values: TypeAlias = NDArray[Any]
+Pair: TypeAlias = tuple[Values, Values]
 
 _COLUMNS_AT_ONCE = 128
 _SINGULAR = 1e-5
@@ -45,7 +47,7 @@ def refine(
 class _Refinement:
     """Everything is held as [in, out], divided by a power of two so that float32 suffices for all weights."""
 
-    def __init__(self, weight: Floats, tensor: QuantizedTensor, hessian: Matrix, symmetric: bool) -> None:
+    def __init__(self, weight: Values, tensor: QuantizedTensor, hessian: Matrix, symmetric: bool) -> None:
         self._unit = np.float64(2.0 ** np.floor(np.log2(max(np.abs(weight).max(initial=0.0), 1e-37))))
         self._weight = np.ascontiguousarray((weight.T / self._unit).astype(np.float32))
         self._hessian = hessian.astype(np.float32)
@@ -97,7 +99,7 @@ class _Refinement:
             slopes = self._hessian[block] @ changes
             self._column_codes(block, scales[block], zeros[block], changes[block], slopes)
 
-    def _column_codes(self, block: slice, scales: Floats, zeros: Floats, changes: Floats, slopes: Floats) -> None:
+    def _column_codes(self, block: slice, scales: Values, zeros: Values, changes: Values, slopes: Values) -> None:
         weight, codes, hessian = self._weight[block], self._codes[block], self._hessian[block, block]
         moved = np.zeros_like(slopes)
         for k in range(len(slopes)):
@@ -126,7 +128,7 @@ class _Refinement:
             now = self._weight[rows] - self._scales[:, group] * (self._codes[rows] - self._zeros[:, group])
             slopes[rows.stop :] += self._hessian[rows.stop :, rows] @ (now - changes[rows])
 
-    def _best_scale(self, group: int, rows: slice, slopes: Floats) -> Pair:
+    def _best_scale(self, group: int, rows: slice, slopes: Values) -> Pair:
         scale, zero = self._scales[:, group], self._zeros[:, group]
         bowl = _Bowl.of(self._codes[rows] - self._middle, self._hessian[rows, rows], slopes)
         start = (scale, scale * (self._middle - zero))  # a value is scale * (code - middle) + offset
@@ -141,7 +143,7 @@ class _Refinement:
         good = (found[0] > 0) & (np.abs(zeros - self._middle) <= reach)
         return np.where(good, found[0], scale), np.where(good, zeros, zero)
 
-    def _listed(self, bowl: _Bowl, start: Pair, steps: Floats) -> Pair:
+    def _listed(self, bowl: _Bowl, start: Pair, steps: Values) -> Pair:
         """The lowest of all scales that the codec has, [15, out], each with its best zero point; else the start."""
         scales = steps * np.arange(1, MOST + 1, dtype=np.float32)[:, None]
         wanted = start[1] + bowl.best_offset(scales - start[0])
@@ -154,7 +156,7 @@ class _Refinement:
         lower = np.take_along_axis(heights, best, axis=0)[0] < 0
         return np.where(lower, found, start[0]), np.where(lower, offset, start[1])
 
-    def _snapped(self, zeros: Floats) -> Floats:
+    def _snapped(self, zeros: Values) -> Values:
         """Zero points as the codec has them."""
         if self._tensor.compact is None:
             return zeros
@@ -169,14 +171,14 @@ class _Bowl:
     ``a ds^2 + 2 b ds dm + d dm^2 - 2 p ds - 2 q dm``.
     """
 
-    a: Floats
-    b: Floats
-    d: Floats
-    p: Floats
-    q: Floats
+    a: Values
+    b: Values
+    d: Values
+    p: Values
+    q: Values
 
     @classmethod
-    def of(cls, codes: Floats, hessian: Floats, slopes: Floats) -> _Bowl:
+    def of(cls, codes: Values, hessian: Values, slopes: Values) -> _Bowl:
         """For a group's codes [length, out], its part of the Hessian, and Hessian times changes [length, out]."""
         turned = hessian @ codes
         total = np.full(codes.shape[1], max(float(hessian.sum()), _SMALLEST), np.float32)
@@ -184,17 +186,18 @@ class _Bowl:
             (codes * turned).sum(axis=0), turned.sum(axis=0), total, (slopes * codes).sum(axis=0), slopes.sum(axis=0)
         )
 
-    def height(self, ds: Floats, dm: Floats) -> Floats:
-        height = ds * (self.a * ds + 2 * self.b * dm - 2 * self.p) + dm * (self.d * dm - 2 * self.q)
-        return height.astype(np.float32, copy=False)
+    def height(self, ds: Values, dm: Values) -> Values:
+        height: Values = ds * (self.a * ds + 2 * self.b * dm - 2 * self.p) + dm * (self.d * dm - 2 * self.q)
+        return height
 
-    def best_offset(self, ds: Floats) -> Floats:
-        return ((self.q - self.b * ds) / self.d).astype(np.float32, copy=False)
+    def best_offset(self, ds: Values) -> Values:
+        offset: Values = (self.q - self.b * ds) / self.d
+        return offset
 
-    def along_scale(self, start: Pair, middle: Floats) -> Pair:
+    def along_scale(self, start: Pair, middle: Values) -> Pair:
         """The lowest scale while the zero point, ``middle`` from the middle of the codes, stays."""
         bend = self.a + middle * (2 * self.b + middle * self.d)
-        step = np.where(bend > _SMALLEST, (self.p + middle * self.q) / bend, 0).astype(np.float32, copy=False)
+        step = np.where(bend > _SMALLEST, (self.p + middle * self.q) / bend, 0)
         return start[0] + step, start[1] + step * middle
 
     def lowest(self, start: Pair) -> Pair:
