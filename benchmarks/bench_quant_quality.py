@@ -1,12 +1,13 @@
 """What quantisation costs in quality: size against cosine, ranking and retrieval, rivals included.
 
 Every precision is compared with the FP32 encoder on texts that calibration never saw (see corpus). Our own
-precisions are measured as their stored weights say. Those that take long to make (GPTQ, tuned) come out of a
-folder of version folders: ``run.py --models DIR quant-quality``.
+precisions are measured as their stored weights say. Those that take long to make (tuned) come out of a folder of
+version folders: ``run.py --models DIR quant-quality``.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -21,20 +22,22 @@ import rivals_onnx
 from corpus import DOCUMENTED, Corpus, corpus, package_folder, sample
 from numpy.typing import NDArray
 
+from aios_node.engine.calibration.stdlib import standard_library as standard_library_texts
 from aios_node.engine.evolve.pairs import Document, Pair, make_pairs
 from aios_node.engine.evolve.retrieval import score
 from aios_node.engine.nets.config import EncoderConfig
 from aios_node.engine.quant.agreement import agreement, cosines
-from aios_node.engine.quant.ptq import ArrowQuantizer
 from aios_node.engine.quant.recipe import QuantizationConfig, preset
 from aios_node.engine.runtime.compare import open_stored
 from aios_node.engine.tokenizer import FastTokenizer
+from aios_node.engine.tuning.quantize import Network, quantize_model
 from aios_node.engine.weights.convert.huggingface import ModelSource, import_folder
 from aios_node.engine.weights.folder import read_folder, write_folder
 from aios_node.node.demo.documents import standard_library
 from aios_node.node.report.plots import Point, size_against_quality
 
 ROOT = Path(__file__).resolve().parent.parent
+GPTQ_TEXTS = 256
 LARGEST_LOW = 12e6
 """Bytes that a model of few bits may take."""
 
@@ -144,15 +147,16 @@ def stored(name: str, path: Path) -> Candidate:
 
 
 def own(folder: Path, source: ModelSource) -> Iterator[Candidate]:
-    """What takes seconds to make: everything that looks at weights alone."""
+    """What takes seconds or a few minutes to make: rounding that looks at weights alone, and plain GPTQ."""
+    network, texts = Network.of(source.files), standard_library_texts(GPTQ_TEXTS)
     for name, recipe in recipes().items():
-        made = ArrowQuantizer(recipe).quantize(source.weights)
-        write_folder(folder / name, made, source.files, recipe=recipe.to_json())
+        made = quantize_model(source.weights, recipe, network=network, texts=texts)
+        write_folder(folder / name, made.weights, source.files, recipe=made.recipe.to_json())
         yield stored(name, folder / name)
 
 
 def recipes() -> dict[str, QuantizationConfig]:
-    """The presets; plain rounding without a search for the best clip; and scales of 4 bits, embeddings included."""
+    """The presets; rounding and GPTQ without a search for the best clip; scales of 4 bits, embeddings included."""
     plain = {"symmetric": False, "axis": 0, "clip": "minmax"}
     small = {"symmetric": False, "axis": 0, "clip": "mse", "scales": "double4"}
     rows = ["*embed*", {**plain, "quant": "int8", "group_size": 0}]
@@ -161,6 +165,17 @@ def recipes() -> dict[str, QuantizationConfig]:
         "plain rounding 4-bit g32": {**plain, "quant": "int4", "group_size": 32, "overrides": [rows]},
         "plain rounding 2-bit g32": {**plain, "quant": "int2", "group_size": 32, "overrides": [rows]},
         "plain rounding 2-bit g16": {**plain, "quant": "int2", "group_size": 16, "overrides": [rows]},
+        **{
+            f"plain GPTQ {bits}-bit g32": {
+                **plain,
+                "quant": f"int{bits}",
+                "group_size": 32,
+                "overrides": [rows],
+                "method": "gptq",
+                "options": {"texts": GPTQ_TEXTS},
+            }
+            for bits in (4, 2)
+        },
         "4-bit g32, 4-bit scales": {**small, "quant": "int4", "group_size": 32},
         "2-bit g16, 4-bit scales": {**small, "quant": "int2", "group_size": 16, "overrides": [halved]},
     }
@@ -177,6 +192,7 @@ def ready_made() -> list[Path]:
 def rivals(folder: Path, source: ModelSource, bench: Bench) -> Iterator[Candidate]:
     """ONNX Runtime's quantisers on the same weights. Raises unless its FP32 model says the same as ours."""
     rivals_onnx.check_installed()
+    logging.disable(logging.WARNING)  # advice of the quantisers, the same every time
     config = EncoderConfig.from_bytes(source.files["config.json"])
     tokenizer = FastTokenizer.from_bytes(source.files["tokenizer.json"])
     fp32, made = folder / "fp32.onnx", folder / "rival.onnx"
@@ -189,7 +205,8 @@ def rivals(folder: Path, source: ModelSource, bench: Bench) -> Iterator[Candidat
     for name, quantise in rivals_onnx.quantisers().items():
         quantise(fp32, made)
         encoder = rivals_onnx.OnnxEncoder(made, tokenizer, config.max_tokens)
-        yield Candidate(name, rivals_onnx.tensor_bytes(made), made.stat().st_size, encoder.encode, rival=True)
+        disk = made.stat().st_size + sum(map(len, source.files.values()))  # it needs a tokeniser as well
+        yield Candidate(name, rivals_onnx.tensor_bytes(made), disk, encoder.encode, rival=True)
 
 
 def report(bench: Bench, found: Sequence[Measured]) -> dict[str, object]:
