@@ -16,6 +16,7 @@ from aios_node.engine.errors import BadWeights
 from aios_node.engine.nets.attention import SelfAttention
 from aios_node.engine.nets.config import Activation, EncoderConfig
 from aios_node.engine.nets.linear import LayerNorm, Linear, Projection
+from aios_node.engine.nets.packed import PackedTable
 from aios_node.engine.nets.tensors import WeightReader
 from aios_node.engine.nets.transformer import Block
 from aios_node.engine.quant.blocks import Tensor
@@ -33,7 +34,7 @@ class Encoder:
     """The network: embeddings, blocks, pooling."""
 
     config: EncoderConfig
-    words: torch.Tensor  # [vocabulary, d]
+    words: torch.Tensor | PackedTable  # [vocabulary, d]
     positions: torch.Tensor  # [positions, d]
     types: torch.Tensor  # [types, d]
     norm: LayerNorm
@@ -72,7 +73,7 @@ class Encoder:
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> Iterator[torch.Tensor]:
         """What the embeddings and then each block give, float32 [b, t, d] each: one more than there are blocks."""
-        x = F.embedding(ids, self.words) + self.positions[: ids.shape[1]] + self.types[0]
+        x = self._rows(ids) + self.positions[: ids.shape[1]] + self.types[0]
         x = self.norm(x)
         yield x
         # Without padding no mask is needed, and attention takes its fastest path.
@@ -80,6 +81,9 @@ class Encoder:
         for block in self.blocks:
             x = block(x, allowed)
             yield x
+
+    def _rows(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.words(ids) if isinstance(self.words, PackedTable) else F.embedding(ids, self.words)
 
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Mean over real tokens, or the first token; then unit length where the configuration says so."""

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from aios_node.engine.errors import BadWeights
 from aios_node.engine.nets.encoder import Encoder
 from aios_node.engine.nets.kernels import ROW_MULTIPLE
+from aios_node.engine.nets.modes import Mode
+from aios_node.engine.nets.parallel import each
 from aios_node.engine.tokenizer import FastTokenizer
 
 WINDOW = 4096
@@ -23,6 +25,9 @@ WINDOW = 4096
 CPU_BATCH_TOKENS = 1024
 """Padded tokens per batch on a CPU. Measured best on two cores (256 to 16384 tried): activations stay in
 cache and below the size from which the allocator returns memory to the system at every free."""
+
+INT8_BATCH_TOKENS = 512
+"""The same for 8-bit products, which need half as many rows to be busy."""
 
 DEVICE_BATCH_TOKENS = 32768
 """Padded tokens per batch on an accelerator, which needs big products to be busy."""
@@ -35,6 +40,7 @@ class SentenceEncoder:
     net: Encoder
     tokenizer: FastTokenizer
     device: str = "cpu"
+    mode: Mode = "float32"
 
     def __post_init__(self) -> None:
         # An id beyond the table is an error message on a CPU, and a dead process on a GPU.
@@ -49,6 +55,13 @@ class SentenceEncoder:
         """Length of a vector."""
         return self.net.config.hidden_size
 
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens that are computed together."""
+        if self.device != "cpu":
+            return DEVICE_BATCH_TOKENS
+        return INT8_BATCH_TOKENS if self.mode == "int8" else CPU_BATCH_TOKENS
+
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> NDArray[np.float32]:
         """One vector per text, float32 [n, d]; texts are cut to ``max_tokens`` (the network's own by default).
 
@@ -61,27 +74,38 @@ class SentenceEncoder:
             self._encode_window(rows, out[start : start + WINDOW])
         return out
 
-    @torch.inference_mode()
     def _encode_window(self, rows: list[list[int]], out: NDArray[np.float32]) -> None:
-        budget = CPU_BATCH_TOKENS if self.device == "cpu" else DEVICE_BATCH_TOKENS
-        for chosen in length_batches([len(row) for row in rows], budget):
-            batch = self.tokenizer.pad([rows[index] for index in chosen], ROW_MULTIPLE)
+        on_cpu = self.device == "cpu"
+        multiple = 1 if self.mode == "int8" else ROW_MULTIPLE  # 8-bit products need no preparation per shape
+        batches = list(length_batches([len(row) for row in rows], self.batch_tokens, multiple))
+
+        @torch.inference_mode()
+        def encode_batch(chosen: NDArray[np.intp]) -> None:
+            batch = self.tokenizer.pad([rows[index] for index in chosen], multiple)
             ids, mask = (torch.from_numpy(part).to(self.device) for part in (batch.ids, batch.mask))
             out[chosen] = self.net(ids, mask).cpu().numpy()
 
+        if on_cpu:
+            each(encode_batch, batches[::-1])  # the longest first, so that no thread is left alone with it
+        else:
+            for chosen in batches:
+                encode_batch(chosen)
 
-def length_batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.intp]]:
-    """Row numbers in batches, shortest rows first, so that rows times longest (padded) row <= ``budget``.
+
+def length_batches(lengths: Sequence[int], budget: int, multiple: int = ROW_MULTIPLE) -> Iterator[NDArray[np.intp]]:
+    """Row numbers in batches, shortest rows first, so that rows times longest row <= ``budget``.
+
+    A row counts as its length, padded to a ``multiple``.
 
     Every row is in exactly one batch; one that exceeds the budget by itself is a batch of its own.
     """
     order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
     start = 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * _padded(lengths[order[end]]) > budget:
+        if end == len(order) or (end + 1 - start) * _padded(lengths[order[end]], multiple) > budget:
             yield order[start:end]
             start = end
 
 
-def _padded(length: int) -> int:
-    return max(1, -(-length // ROW_MULTIPLE)) * ROW_MULTIPLE
+def _padded(length: int, multiple: int) -> int:
+    return max(1, -(-length // multiple)) * multiple

@@ -34,14 +34,20 @@ class WeightReader:
 
     def read_all(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
         """Return the named tensors (without prefix); several threads share the work of dequantising."""
-        stored = [self._checked(self._prefix + name, shape) for name, shape in shapes.items()]
+        stored = [self.stored(name, shape) for name, shape in shapes.items()]
         workers = torch.get_num_threads() if any(isinstance(one, QuantizedTensor) for one in stored) else 1
         if workers == 1:
             return dict(zip(shapes, map(self._load, stored), strict=True))
         with ThreadPoolExecutor(workers, thread_name_prefix="aios-dequantize") as pool:
             return dict(zip(shapes, pool.map(self._load, stored), strict=True))
 
-    def _checked(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return one tensor (named without prefix) as float32."""
+        return self._load(self.stored(name, shape))
+
+    def stored(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return one tensor (named without prefix) as it is stored, checked as all are."""
+        name = self._prefix + name
         if name not in self._weights:
             raise BadWeights(f"tensor {name!r} is missing: config.json asks for it with shape {list(shape)}")
         stored = self._weights[name]

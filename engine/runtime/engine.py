@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from aios_node.engine.devices import Device, choose
 from aios_node.engine.errors import Unavailable
+from aios_node.engine.nets.modes import Mode
 from aios_node.engine.runtime.snapshot import Snapshot
 from aios_node.engine.tokenizer import checked_texts
 
@@ -22,21 +23,26 @@ from aios_node.engine.tokenizer import checked_texts
 class ArrowEngine:
     """One model, open. All methods may be called from several threads at once."""
 
-    def __init__(self, snapshot: Snapshot, memory: object | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, memory: object | None = None, mode: str = "auto") -> None:
         self.memory = memory
         self._snapshot: Snapshot | None = snapshot
         self._device = snapshot.device
+        self._requested_mode = mode
         self._change = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path | str, device: str = "auto", memory: object | None = None) -> ArrowEngine:
+    def open(
+        cls, path: Path | str, device: str = "auto", memory: object | None = None, *, mode: str = "auto"
+    ) -> ArrowEngine:
         """Open a version folder (``manifest.json``, Parquet shards, ``config.json``, ``tokenizer.json``).
 
         ``device``: ``auto`` (the best there is), ``cpu``, ``cuda``, ``cuda:1``, ``rocm``, ``xpu``, ``mps``.
         ``memory``: the memory store that belongs to this engine; encoding has no use for it.
-        Raises BadConfig for a device that is not here, and what Snapshot.open raises.
+        ``mode``: the arithmetic, ``auto`` or one of nets.modes: ``float32``, ``bfloat16``, ``float16``,
+        ``int8`` (fast for many texts), ``packed`` (weights stay as small as they are stored).
+        Raises BadConfig for a device or mode that is not here, and what Snapshot.open raises.
         """
-        return cls(Snapshot.open(Path(path), choose(device)), memory)
+        return cls(Snapshot.open(Path(path), choose(device), mode), memory, mode)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -49,6 +55,11 @@ class ArrowEngine:
     def device(self) -> Device:
         """Where it computes; a swap does not change it."""
         return self._device
+
+    @property
+    def mode(self) -> Mode:
+        """In which arithmetic the open version runs; ``auto`` may mean another one for the version after a swap."""
+        return self.snapshot.mode
 
     @property
     def version(self) -> str:
@@ -89,7 +100,7 @@ class ArrowEngine:
         """
         with self._change:
             device = self.snapshot.device
-            new = Snapshot.open(Path(path), device)
+            new = Snapshot.open(Path(path), device, self._requested_mode)
             new.warm_up()
             self._snapshot = new
         return new.version

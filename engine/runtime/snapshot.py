@@ -6,7 +6,7 @@ started on a snapshot finishes on it, and its memory maps go when the last holde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from aios_node.engine.devices import Device
 from aios_node.engine.errors import BadWeights
 from aios_node.engine.nets.config import EncoderConfig
-from aios_node.engine.nets.encoder import Encoder
+from aios_node.engine.nets.lowbit import build_encoder
+from aios_node.engine.nets.measured import batch_timings
+from aios_node.engine.nets.modes import Mode, Timings, automatic, check_mode, requested
 from aios_node.engine.nets.sentences import SentenceEncoder
 from aios_node.engine.tokenizer import FastTokenizer
 from aios_node.engine.weights.folder import VersionFolder, read_folder
@@ -29,21 +31,26 @@ class Snapshot:
     version: str
     device: Device
     sentences: SentenceEncoder
+    mode: Mode = "float32"
 
     @classmethod
-    def open(cls, path: Path, device: Device) -> Snapshot:
-        """Open a version folder.
+    def open(
+        cls, path: Path, device: Device, mode: str = "auto", *, timings: Callable[[], Timings] = batch_timings
+    ) -> Snapshot:
+        """Open a version folder, to compute in a mode (see nets.modes).
 
-        On the CPU, float32 tensors are views of the mapped files: nothing is read until it is used.
-        Quantised tensors are dequantised now. Raises NotFound, Corrupt, HashMismatch (small files),
-        BadWeights, StorageError.
+        On the CPU, float32 tensors are views of the mapped files: nothing is read until it is used; in mode
+        ``packed`` so are the codes of quantised ones, in all others these become what the mode computes with.
+        ``timings`` are this machine's, asked for only where ``auto`` must choose. Raises NotFound, Corrupt,
+        HashMismatch (small files), BadWeights, StorageError, and BadConfig for a mode that does not run here.
         """
         folder = read_folder(path)
         config = EncoderConfig.from_bytes(_needed(folder, "config.json"))
         tokenizer = FastTokenizer.from_bytes(_needed(folder, "tokenizer.json"))
+        chosen = _mode(mode, device, folder, timings)
         with folder.weights() as weights:
-            net = Encoder.build(config, weights, device=device.torch_name)
-        return cls(folder.version, device, SentenceEncoder(net, tokenizer, device.torch_name))
+            net = build_encoder(config, weights, chosen, device=device.torch_name)
+        return cls(folder.version, device, SentenceEncoder(net, tokenizer, device.torch_name, chosen), chosen)
 
     @property
     def config(self) -> EncoderConfig:
@@ -66,6 +73,15 @@ class Snapshot:
         """
         if not np.isfinite(self.encode(["warm up"])).all():
             raise BadWeights(f"version {self.version[:12]} computes vectors that are not finite")
+
+
+def _mode(wanted: str, device: Device, folder: VersionFolder, timings: Callable[[], Timings]) -> Mode:
+    """The mode to compute in. Raises BadConfig for one that does not exist or not on this device."""
+    on_cpu, name = device.kind == "cpu", requested(wanted)
+    if name != "auto":
+        return check_mode(name, on_cpu=on_cpu)
+    quantised = any(entry.quant_type != "none" for entry in folder.manifest.tensors)
+    return automatic(on_cpu=on_cpu, quantised=quantised, timings=timings() if on_cpu and quantised else {})
 
 
 def _needed(folder: VersionFolder, name: str) -> bytes:

@@ -61,7 +61,8 @@ def test_quantised_folders_are_recognised_by_themselves(
 ) -> None:
     small = ArrowQuantizer(presets()[quant]).quantize(minilm_weights)
     folder = write_folder(tmp_path / quant, small, minilm_files)
-    with ArrowEngine.open(folder.path, device="cpu") as engine, ArrowEngine.open(minilm_version) as full:
+    opened = ArrowEngine.open(folder.path, device="cpu", mode="float32")
+    with opened as engine, ArrowEngine.open(minilm_version) as full:
         assert engine.version != full.version
         cosine = (engine.encode(SENTENCES) * full.encode(SENTENCES)).sum(axis=1)
     assert cosine.mean() > least

@@ -1,0 +1,59 @@
+"""Independent pieces of work on all cores: one thread per piece, instead of all threads on one piece after the other.
+
+Small products gain little from several threads that must wait for each other at every step; whole batches do not
+wait. Torch's own threads are not used inside. Knows nothing of what the pieces are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+_Piece = TypeVar("_Piece")
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+_change = threading.Lock()
+
+
+def each(work: Callable[[_Piece], None], pieces: Sequence[_Piece]) -> None:
+    """Call ``work`` with every piece, on as many threads as torch may use here; returns when all are done.
+
+    With one piece or one thread, everything happens in the calling thread. Raises what the first failed piece raised.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(pieces) < 2:
+        for piece in pieces:
+            work(piece)
+        return
+    running = [_pool(threads).submit(work, piece) for piece in pieces]
+    wait(running)
+    for piece_of_work in running:
+        piece_of_work.result()
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """The pool of so many threads; there is one per number, kept for good."""
+    with _change:
+        if threads not in _pools:
+            _pools[threads] = _start(threads)
+        return _pools[threads]
+
+
+def _start(threads: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="aios-compute")
+    ready = threading.Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(_alone, ready)
+    ready.wait()
+    # The number is the calling thread's and, for threads yet to come, everybody's: give the latter back.
+    torch.set_num_threads(threads)
+    return pool
+
+
+def _alone(ready: threading.Barrier) -> None:
+    torch.set_num_threads(1)
+    ready.wait()
