@@ -70,6 +70,11 @@ class FastTokenizer:
         special = self._native.get_added_tokens_decoder()
         return np.array([one for one in range(self.vocab_size) if one not in special], np.int64)
 
+    @cached_property
+    def tokens(self) -> list[str]:
+        """All tokens in the order of their ids, as the vocabulary spells them."""
+        return [str(self._native.id_to_token(one) or "") for one in range(self.vocab_size)]
+
     def token_ids(self, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
         """Ids of each text with its special tokens, cut to ``max_tokens`` (special tokens are kept).
 

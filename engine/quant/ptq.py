@@ -84,7 +84,7 @@ class ArrowQuantizer:
             fresh = quantize_tensor(values, dtype_name(tensor), settings)
         except BadWeights as error:
             raise BadWeights(f"tensor {name!r}: {error.message}") from None
-        if not isinstance(previous, QuantizedTensor) or not _same_layout(fresh.tensor, previous):
+        if not isinstance(previous, QuantizedTensor) or not same_layout(fresh.tensor, previous):
             return fresh.tensor
         frozen = quantize_tensor(values, dtype_name(tensor), settings, frozen=previous)
         keep = frozen.squared_error <= self.config.max_error_ratio * fresh.squared_error
@@ -170,7 +170,8 @@ def _as_float32(name: str, tensor: NDArray[Any]) -> Floats:
     return values
 
 
-def _same_layout(tensor: QuantizedTensor, other: QuantizedTensor) -> bool:
+def same_layout(tensor: QuantizedTensor, other: QuantizedTensor) -> bool:
+    """Whether codes and scales of the two stand for values in the same places."""
     return (
         tensor.shape == other.shape
         and tensor.quant_type == other.quant_type

@@ -7,8 +7,7 @@ Every finished matrix is kept in a checkpoint. Knows encoders' blocks; knows not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,12 +22,12 @@ from aios_node.engine.nets.transformer import Block
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor, dense
 from aios_node.engine.quant.fit import Floats
 from aios_node.engine.quant.gptq import gptq
-from aios_node.engine.quant.hessian import HessianSum
 from aios_node.engine.quant.recipe import QuantizationConfig
 from aios_node.engine.tokenizer import TokenBatch
 from aios_node.engine.tuning.checkpoint import Checkpoints
 from aios_node.engine.tuning.fakequant import TrainableTensor
 from aios_node.engine.tuning.kept import arrays_of, tensor_of
+from aios_node.engine.tuning.observe import Observed, States, measure, stages
 from aios_node.engine.tuning.rounding import BlockExample, RoundingSteps, learn_rounding
 from aios_node.engine.tuning.slots import Slot
 
@@ -37,25 +36,6 @@ Report = Callable[[str, int, int], None]
 
 Warn = Callable[[str], None]
 """Told, in a sentence, which matrix could not be rounded as asked and why."""
-
-
-@dataclass(eq=False)
-class States:
-    """What goes through the networks for one batch, quantised and original: float32 [b, t, d]."""
-
-    batch: TokenBatch
-    found: torch.Tensor
-    wanted: torch.Tensor
-
-    @property
-    def allowed(self) -> torch.Tensor:
-        """Where attention may look: bool [b, 1, 1, t]."""
-        return torch.from_numpy(self.batch.mask).bool()[:, None, None, :]
-
-    @property
-    def example(self) -> BlockExample:
-        """For learning, once ``wanted`` is the original block's output."""
-        return BlockExample(self.found, self.wanted, torch.from_numpy(self.batch.mask))
 
 
 class BlockwiseQuantizer:
@@ -79,9 +59,10 @@ class BlockwiseQuantizer:
         self._recipe, self._original, self._plain, self._rounding = recipe, original, plain, rounding
         self._checkpoints, self._report, self._warn = checkpoints, report, warn
         self._prefix = prefix_of(original)
-        self._slots: list[Slot] = []
-        self._teacher = Encoder.build(network, original)
-        self._net = Encoder.build(network, self._with_float_blocks(), wrap=self._collect)
+        self._slots: dict[str, Slot] = {}
+        self._twins: dict[str, Slot] = {}
+        self._teacher = Encoder.build(network, original, wrap=partial(_collect, self._twins))
+        self._net = Encoder.build(network, self._with_float_blocks(), wrap=partial(_collect, self._slots))
         self._result: dict[str, Tensor] = dict(plain)
         self._done = 0
 
@@ -94,7 +75,8 @@ class BlockwiseQuantizer:
         states = [self._first(batch) for batch in batches]
         for index, (block, reference) in enumerate(zip(self._net.blocks, self._teacher.blocks, strict=True)):
             for stage in stages(block):
-                self._round([slot for slot in stage if self._is_quantized(slot)], block, states)
+                slots = [slot for slot in stage.slots if self._is_quantized(slot)]
+                self._round(slots, partial(measure, stage, self._twins, block, reference, states))
             for each in states:
                 each.wanted = reference(each.wanted, each.allowed)
             self._learn(index, block, [each.example for each in states])
@@ -102,33 +84,34 @@ class BlockwiseQuantizer:
                 each.found = block(each.found, each.allowed)
         return self._result
 
-    def _round(self, slots: list[Slot], block: Block, states: list[States]) -> None:
-        """GPTQ for linear maps that get the same input."""
-        kept = [self._checkpoints.load(slot.name) for slot in slots]
-        hessian = None
-        for slot, arrays in zip(slots, kept, strict=True):
+    def _round(self, slots: list[Slot], measured: Callable[[], Observed]) -> None:
+        """GPTQ for linear maps that get the same input; ``measured`` is asked once, and only if it is needed."""
+        observed: Observed | None = None
+        for slot in slots:
             like = self._plain_tensor(slot)
+            arrays = self._checkpoints.load(slot.name)
             if arrays is not None:
                 tensor = tensor_of(arrays, like)
             else:
-                hessian = hessian or _hessian(slots[0], block, states)
-                tensor = self._gptq(slot, hessian, like)
+                observed = observed or measured()
+                tensor = self._gptq(slot, observed, like)
                 self._checkpoints.save(slot.name, arrays_of(tensor))
             self._put(slot, tensor)
             self._done += 1
-            self._report(slot.name, self._done, sum(map(self._is_quantized, self._slots)))
+            self._report(slot.name, self._done, sum(map(self._is_quantized, self._slots.values())))
 
-    def _gptq(self, slot: Slot, hessian: HessianSum, like: QuantizedTensor) -> QuantizedTensor:
+    def _gptq(self, slot: Slot, observed: Observed, like: QuantizedTensor) -> QuantizedTensor:
         settings = self._recipe.settings_for(self._full(slot))
         if settings is None or settings.axis != 0:
             self._warn(f"{slot.name}: GPTQ works along axis 0 only; it is rounded plainly")
             return like
         options = self._recipe.options
+        damping = float(options["damping"])
         found = gptq(
-            self._weight(slot),
-            hessian.mean(),
+            observed.target(slot, self._weight(slot), damping),
+            observed.hessian.mean(),
             settings,
-            damping=float(options["damping"]),
+            damping=damping,
             act_order=bool(options["act_order"]),
             dtype=like.dtype,
         )
@@ -138,7 +121,7 @@ class BlockwiseQuantizer:
 
     def _learn(self, index: int, block: Block, examples: list[BlockExample]) -> None:
         """Learn the rounding of a whole block, if that is asked for."""
-        slots = [slot for stage in stages(block) for slot in stage if self._is_quantized(slot)]
+        slots = [slot for stage in stages(block) for slot in stage.slots if self._is_quantized(slot)]
         if self._rounding is None or not self._rounding.steps or not slots:
             return
         kept = self._checkpoints.load(f"block.{index}")
@@ -166,11 +149,6 @@ class BlockwiseQuantizer:
         ids, mask = torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
         return States(batch, next(self._net.states(ids, mask)), next(self._teacher.states(ids, mask)))
 
-    def _collect(self, name: str, linear: Linear) -> Projection:
-        slot = Slot.of(name, linear)
-        self._slots.append(slot)
-        return slot
-
     def _with_float_blocks(self) -> dict[str, Tensor]:
         """Embeddings as quantised, matrices of the blocks as they were: these are replaced one by one."""
         start = f"{self._prefix}encoder."
@@ -191,26 +169,9 @@ class BlockwiseQuantizer:
         return tensor
 
 
-def stages(block: Block) -> list[list[Slot]]:
-    """The slots of a block in the order in which they compute; those together get the same input."""
-    attention = block.attention
-    order = ((attention.query, attention.key, attention.value), (attention.output,), (block.up,), (block.down,))
-    return [[part for part in stage if isinstance(part, Slot)] for stage in order]
-
-
-def _hessian(slot: Slot, block: Block, states: Iterable[States]) -> HessianSum:
-    """The Hessian of what reaches a linear map when the block runs."""
-    found = HessianSum(slot.linear.weight.shape[1])
-    for each in states:
-        real = each.batch.mask.astype(bool)
-        slot.listener = partial(_add, found, real)
-        block(each.found, each.allowed)
-    slot.listener = None
-    return found
-
-
-def _add(hessian: HessianSum, real: NDArray[np.bool_], x: torch.Tensor) -> None:
-    hessian.add(x.numpy(), real)
+def _collect(slots: dict[str, Slot], name: str, linear: Linear) -> Projection:
+    slots[name] = Slot.of(name, linear)
+    return slots[name]
 
 
 def _joined(arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

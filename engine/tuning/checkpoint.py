@@ -32,7 +32,7 @@ class Checkpoints:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
         except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
             return None  # made again

@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from aios_node.engine.calibration.sets import CalibrationSet
+from aios_node.engine.calibration.synthetic import synthetic
 from aios_node.engine.errors import BadConfig, BadRequest
 from aios_node.engine.nets.config import EncoderConfig
 from aios_node.engine.nets.encoder import Encoder
-from aios_node.engine.quant.blocks import Tensor
-from aios_node.engine.quant.ptq import ArrowQuantizer
+from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
+from aios_node.engine.quant.ptq import ArrowQuantizer, same_layout
 from aios_node.engine.quant.recipe import QuantizationConfig
 from aios_node.engine.tokenizer import FastTokenizer
 from aios_node.engine.tuning.batches import BatchPlan
@@ -38,6 +39,9 @@ PROBE_TEXTS = 96
 """Texts by which tensors' sensitivities are measured: enough for an order, few enough for half a minute."""
 
 _PROBE_TOKENS = 64
+
+WARM_START = 10
+"""Tuning that starts from an earlier version's codes takes this part of the steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,8 @@ class _Run:
     ) -> dict[str, Tensor]:
         """Plain rounding; ``share`` of the whole work, from ``start`` on."""
         report = partial(_counted, self.progress, start, share)
-        return ArrowQuantizer(recipe).quantize(self.weights, previous=previous, progress=report)
+        by_weights = replace(recipe, method="ptq", options={}, target_bytes=None, calibration=None)
+        return ArrowQuantizer(by_weights).quantize(self.weights, previous=previous, progress=report)
 
     def by_answers(
         self, network: Network, texts: CalibrationSet, previous: Mapping[str, Tensor] | None
@@ -120,14 +125,18 @@ class _Run:
         if recipe.method == "ptq":
             return Quantization(plain, named)
         plan = self._plan(network, texts)
+        steps = int(recipe.options.get("steps", 0))
+        warm = _warm_start(plain, previous) if recipe.method == "tuned" else None
+        if warm is not None:
+            return Quantization(self._tuned(network, warm, plan, -(-steps // WARM_START)), named)
         rounded = self._blockwise(network, recipe, plain, plan)
         if recipe.method == "gptq":
             return Quantization(rounded, named)
-        return Quantization(self._tuned(network, recipe, rounded, plan), named)
+        return Quantization(self._tuned(network, rounded, plan, steps), named)
 
     def _shared_out(self, network: Network, texts: CalibrationSet) -> QuantizationConfig:
-        if self.recipe.target_bytes is None:
-            return self.recipe
+        if self.recipe.target_bytes is None or self.recipe.calibration is not None:
+            return self.recipe  # no target, or bits were shared out when the recipe was first carried out
         probe = BatchPlan.of(
             texts.texts[: 2 * PROBE_TEXTS], network.tokenizer, max_tokens=_PROBE_TOKENS, budget=1024, seed=0
         )
@@ -135,9 +144,13 @@ class _Run:
         return share_out(self.recipe, network.config, self.weights, probe.plain(PROBE_TEXTS), report)
 
     def _plan(self, network: Network, texts: CalibrationSet) -> BatchPlan:
+        """The texts; for tuning, made-up ones after them, with the words that the texts lack."""
         options = self.recipe.options
+        chosen = texts.first(int(options["texts"])).texts
+        if self.recipe.method == "tuned":
+            chosen += _made_up(network.tokenizer, len(chosen) // 2, int(options["seed"]))
         return BatchPlan.of(
-            texts.first(int(options["texts"])).texts,
+            chosen,
             network.tokenizer,
             max_tokens=network.config.max_tokens,
             budget=int(options.get("batch_tokens", 2048)),
@@ -161,17 +174,36 @@ class _Run:
         )
         return quantizer.quantize(plan.plain(int(recipe.options.get("block_texts", len(plan.rows)))))
 
-    def _tuned(
-        self, network: Network, recipe: QuantizationConfig, rounded: Mapping[str, Tensor], plan: BatchPlan
-    ) -> dict[str, Tensor]:
+    def _tuned(self, network: Network, rounded: Mapping[str, Tensor], plan: BatchPlan, steps: int) -> dict[str, Tensor]:
         student = Student(network.config, self.weights, rounded)
         teacher = Encoder.build(network.config, self.weights)
-        work = TuningSteps(int(recipe.options["steps"]), float(recipe.options["learning_rate"]))
+        work = TuningSteps(steps, float(self.recipe.options["learning_rate"]))
         tune(student, teacher, plan, work, self.checkpoints, self._tuning_report)
         return student.export()
 
     def _tuning_report(self, step: int, steps: int, cosine: float) -> None:
         self.progress(0.27 + 0.73 * step / max(1, steps), f"tuning, step {step} of {steps}, cosine {cosine:.3f}")
+
+
+def _made_up(tokenizer: FastTokenizer, count: int, seed: int) -> tuple[str, ...]:
+    """Texts of the tokeniser's own words; none where it has too few whole ones."""
+    try:
+        return synthetic(tokenizer.tokens, max(1, count), seed).texts
+    except BadRequest:
+        return ()
+
+
+def _warm_start(plain: Mapping[str, Tensor], previous: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """The blocks as an earlier version has them, everything else as it is now; None where they do not fit."""
+    if previous is None or set(previous) != set(plain):
+        return None
+    for name, tensor in plain.items():
+        old = previous[name]
+        if isinstance(tensor, QuantizedTensor) != isinstance(old, QuantizedTensor) or tensor.shape != old.shape:
+            return None
+        if isinstance(tensor, QuantizedTensor) and isinstance(old, QuantizedTensor) and not same_layout(tensor, old):
+            return None
+    return {name: previous[name] if "encoder.layer." in name else tensor for name, tensor in plain.items()}
 
 
 def _counted(progress: Progress, start: float, share: float, name: str, done: int, count: int) -> None:
