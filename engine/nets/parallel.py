@@ -19,13 +19,15 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 _change = threading.Lock()
 
 
-def each(work: Callable[[_Piece], None], pieces: Sequence[_Piece]) -> None:
+def each(work: Callable[[_Piece], None], pieces: Sequence[_Piece], *, split_single: bool = True) -> None:
     """Call ``work`` with every piece, on as many threads as torch may use here; returns when all are done.
 
-    With one piece or one thread, everything happens in the calling thread. Raises what the first failed piece raised.
+    With one thread, everything happens in the calling thread; so does a single piece, whose products then use
+    all of torch's threads, unless ``split_single`` is false because they are too small for that. Raises what the first
+    failed piece raised.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(pieces) < 2:
+    if threads == 1 or len(pieces) < (2 if split_single else 1):
         for piece in pieces:
             work(piece)
         return
@@ -55,5 +57,6 @@ def _start(threads: int) -> ThreadPoolExecutor:
 
 
 def _alone(ready: threading.Barrier) -> None:
+    torch.get_num_threads()  # a thread takes over everybody's number when it first asks: now, not later
     torch.set_num_threads(1)
     ready.wait()

@@ -86,7 +86,8 @@ class SentenceEncoder:
             out[chosen] = self.net(ids, mask).cpu().numpy()
 
         if on_cpu:
-            each(encode_batch, batches[::-1])  # the longest first, so that no thread is left alone with it
+            # The longest first, so that no thread is left alone with it.
+            each(encode_batch, batches[::-1], split_single=self.mode != "int8")
         else:
             for chosen in batches:
                 encode_batch(chosen)
