@@ -60,8 +60,8 @@ class _Builder:
         )
 
     def table(self) -> torch.Tensor | PackedTable:
-        stored = self.stored(WORDS)
-        return PackedTable(PackedMatrix(stored)) if isinstance(stored, QuantizedTensor) else self.floats(WORDS)
+        matrix = self.matrix(WORDS)
+        return PackedTable(matrix) if matrix else self.floats(WORDS)
 
     def packed_block(self, layer: str) -> Block:
         query, key, value, output = (self.packed(f"{layer}.attention.{part}") for part in _ATTENTION)
@@ -74,9 +74,9 @@ class _Builder:
         )
 
     def packed(self, name: str, activation: Activation | None = None) -> Projection:
-        stored, bias = self.stored(f"{name}.weight"), self.floats(f"{name}.bias")
-        if isinstance(stored, QuantizedTensor):
-            return PackedLinear(PackedMatrix(stored), bias, activation)
+        matrix, bias = self.matrix(f"{name}.weight"), self.floats(f"{name}.bias")
+        if matrix:
+            return PackedLinear(matrix, bias, activation)
         return Linear(self.floats(f"{name}.weight"), bias, activation)
 
     def int8_block(self, layer: str) -> Int8Block:
@@ -101,8 +101,10 @@ class _Builder:
     def floats(self, name: str) -> torch.Tensor:
         return self.reader.read(name, tensor_shapes(self.config)[name])
 
-    def stored(self, name: str) -> Tensor:
-        return self.reader.stored(name, tensor_shapes(self.config)[name])
+    def matrix(self, name: str) -> PackedMatrix | None:
+        """A weight as it is stored, if it is quantised and can be used like that."""
+        stored = self.reader.stored(name, tensor_shapes(self.config)[name])
+        return PackedMatrix.of(stored) if isinstance(stored, QuantizedTensor) else None
 
 
 _ATTENTION = ("self.query", "self.key", "self.value", "output.dense")

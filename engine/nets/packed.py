@@ -1,24 +1,27 @@
 """Linear maps and tables that stay packed: their weights are codes and scales in memory, as they are in the file.
 
-A few rows are multiplied straight from the codes. For more, a weight becomes floats for the moment of one product,
-so that at most one weight of a network exists as floats at a time. Results are those of the dequantised weights.
-Where a shape does not fit the compiled loops, or they do not run here, NumPy does the same slowly.
+A few rows are multiplied straight from the codes, by compiled loops. For more, a weight becomes floats for the moment
+of one product, so that at most one weight of a network exists as floats at a time. Results are those of the
+dequantised weights. Where a shape does not fit the loops, or they do not run here, the second way serves for both.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
 
 from aios_node.engine.nets.config import Activation
-from aios_node.engine.nets.kernels import ACTIVATIONS, affine
-from aios_node.engine.quant.blocks import QuantizedTensor
+from aios_node.engine.nets.kernels import ACTIVATIONS
+from aios_node.engine.quant.blocks import CompactScales, QuantizedTensor, highest_code
 
 Floats = NDArray[np.float32]
 
@@ -30,43 +33,90 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
+class Scales:
+    """Scales and zero points of a packed matrix, in the form in which they are stored."""
+
+    plain: tuple[Floats, Floats] | None  # both [n, groups]
+    compact: CompactScales | None
+    highest: int  # code
+
+    def of_rows(self, chosen: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
+        """Of rows ``chosen`` [r], or of all: both float32 [r, groups]."""
+        scales, zeros = self.plain or self._opened(chosen)
+        return (scales, zeros) if chosen is None or self.plain is None else (scales[chosen], zeros[chosen])
+
+    def _opened(self, chosen: NDArray[np.int64] | None) -> tuple[Floats, Floats]:
+        compact = self.compact
+        if compact is None:
+            raise ValueError("scales in neither form")
+        if chosen is None or compact.groups % 2:
+            scales, zeros = compact.scales(), compact.zero_points(self.highest)
+            return (scales, zeros) if chosen is None else (scales[chosen], zeros[chosen])
+        scale_codes, zero_codes = (
+            part.reshape(compact.channels, -1)[chosen].reshape(-1) for part in (compact.scale_codes, compact.zero_codes)
+        )
+        some = CompactScales(compact.steps[chosen], scale_codes, zero_codes, compact.groups)
+        return some.scales(), some.zero_points(self.highest)
+
+
+@dataclass(frozen=True, eq=False)
 class PackedMatrix:
-    """A quantised tensor [n, k] that gives rows of floats and products."""
+    """A quantised matrix [n, k], every row of which begins at a byte and has scales of its own."""
 
-    tensor: QuantizedTensor
+    codes: NDArray[np.uint8]  # [n, bytes]
+    scales: Scales
+    width: int  # k
+    bits: int
+    group_size: int  # values that share a scale; the last group of a row may be shorter
 
-    @cached_property
-    def compiled(self) -> bool:
-        """Whether the compiled loops handle this tensor: whole vectors of 16 in rows and groups, channels first."""
-        tensor = self.tensor
-        whole = len(tensor.shape) == 2 and tensor.shape[1] > 0 and tensor.shape[1] % _LANES == 0
-        return whole and tensor.axis == 0 and tensor.group_size % _LANES == 0 and loops_work()
+    @classmethod
+    def of(cls, tensor: QuantizedTensor) -> PackedMatrix | None:
+        """The tensor, its codes not copied; None where it is not laid out like that."""
+        shape, bits = tensor.shape, tensor.bits
+        if len(shape) != 2 or tensor.axis != 0 or not math.prod(shape) or shape[1] * bits % 8:
+            return None
+        plain = None if tensor.compact else (tensor.scales, tensor.zero_points)
+        scales = Scales(plain, tensor.compact, highest_code(tensor.quant_type))
+        return cls(tensor.codes.reshape(shape[0], -1), scales, shape[1], bits, tensor.group_size or shape[1])
 
-    def rows(self, chosen: NDArray[np.int64]) -> Floats:
+    @property
+    def has_loops(self) -> bool:
+        """Whether the compiled loops can handle it: whole vectors of 16 in rows and in groups."""
+        return not (self.width % _LANES or self.group_size % _LANES)
+
+    def rows(self, chosen: NDArray[np.int64]) -> torch.Tensor:
         """Rows ``chosen`` [r], each 0 to n - 1: float32 [r, k]."""
-        if not self.compiled:
-            return _numpy_rows(self.tensor, chosen)
-        out = np.empty((len(chosen), self.tensor.shape[1]), np.float32)
-        _kernels().fill_rows(*self._parts, np.ascontiguousarray(chosen), out)
-        return out
+        return self._floats(self.codes[chosen], *self.scales.of_rows(chosen))
 
-    def floats(self) -> Floats:
+    def floats(self) -> torch.Tensor:
         """The whole matrix, float32 [n, k]."""
-        return self.rows(np.arange(self.tensor.shape[0])) if self.compiled else _dense(self.tensor)
+        return self._floats(self.codes, *self.scales.of_rows())
 
     def times(self, x: Floats, bias: Floats) -> Floats:
-        """``x @ matrix.T + bias`` for ``x`` [m, k], ``bias`` [n]: float32 [m, n]. Only where it is ``compiled``."""
-        out = np.empty((len(x), self.tensor.shape[0]), np.float32)
+        """``x @ matrix.T + bias`` for ``x`` [m, k], ``bias`` [n]: float32 [m, n]. Needs ``has_loops``."""
+        out = np.empty((len(x), len(self.codes)), np.float32)
         _kernels().multiply(*self._parts, bias, x, out)
         return out
 
     @cached_property
     def _parts(self) -> tuple[Any, ...]:
-        tensor = self.tensor
-        rows, width = tensor.shape
-        chunks = (tensor.group_size or width) // _LANES
-        codes = _read_only(tensor.codes.reshape(rows, -1))
-        return tensor.bits, codes, _read_only(tensor.scales), _read_only(tensor.zero_points), chunks
+        scales, zeros = map(_read_only, self.scales.of_rows())
+        return self.bits, _read_only(self.codes), scales, zeros, self.group_size // _LANES
+
+    def _floats(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats) -> torch.Tensor:
+        """Rows of codes [r, bytes] with their scales and zero points [r, groups] as float32 [r, k].
+
+        Torch's kernels are there anyway and take little memory; compiled loops would bring their compiler along.
+        """
+        out = torch.empty(len(codes), self.width)
+        _unpack(from_dlpack(np.ascontiguousarray(codes)), self.bits, out)
+        scale, zero = (from_dlpack(np.ascontiguousarray(part)) for part in (scales, zeros))
+        whole = self.width // self.group_size
+        full = out[:, : whole * self.group_size].view(len(codes), whole, self.group_size)
+        full.sub_(zero[:, :whole, None]).mul_(scale[:, :whole, None])
+        if self.width % self.group_size:
+            out[:, whole * self.group_size :].sub_(zero[:, whole:]).mul_(scale[:, whole:])
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +128,11 @@ class PackedLinear:
     activation: Activation | None = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self.weight.compiled and 0 < x.numel() // x.shape[-1] <= FEW_ROWS:
+        if 0 < x.numel() // x.shape[-1] <= FEW_ROWS and self.weight.has_loops and loops_work():
             rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]).numpy())
             out = torch.from_numpy(self.weight.times(rows, _read_only(self.bias.numpy())))
             return ACTIVATIONS[self.activation](out.view(*x.shape[:-1], -1))
-        return affine(x, torch.from_numpy(self.weight.floats()), self.bias, self.activation)
+        return ACTIVATIONS[self.activation](F.linear(x, self.weight.floats(), self.bias))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +144,9 @@ class PackedTable:
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """``ids`` int64 [b, t], each below n -> float32 [b, t, d]. Raises IndexError for others."""
         chosen = ids.reshape(-1).numpy()
-        if chosen.size and not 0 <= chosen.min() <= chosen.max() < self.matrix.tensor.shape[0]:
-            raise IndexError(f"an id is not in the table of {self.matrix.tensor.shape[0]} rows")
-        return torch.from_numpy(self.matrix.rows(chosen)).view(*ids.shape, -1)
+        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self.matrix.codes):
+            raise IndexError(f"an id is not in the table of {len(self.matrix.codes)} rows")
+        return self.matrix.rows(chosen).view(*ids.shape, self.matrix.width)
 
 
 @cache
@@ -126,18 +176,14 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def _numpy_rows(tensor: QuantizedTensor, chosen: NDArray[np.int64]) -> Floats:
-    rows, width = tensor.shape
-    if tensor.axis != 0 or width * tensor.bits % 8:
-        return _dense(tensor)[chosen]
-    codes = tensor.codes.reshape(rows, -1)[chosen].reshape(-1)
-    shape = (len(chosen), width)
-    scales, zeros = tensor.scales[chosen], tensor.zero_points[chosen]
-    return _dense(QuantizedTensor(codes, scales, zeros, shape, tensor.dtype, tensor.quant_type, 0, tensor.group_size))
-
-
-def _dense(tensor: QuantizedTensor) -> Floats:
-    return np.ascontiguousarray(tensor.dequantize(), dtype=np.float32)
+def _unpack(packed: torch.Tensor, bits: int, out: torch.Tensor) -> None:
+    """Codes [r, bytes] uint8, low bits first, as floats [r, k]."""
+    if bits == 8:
+        out.copy_(packed.view(torch.int8))
+        return
+    places = out.view(*packed.shape, 8 // bits)
+    for place in range(8 // bits):
+        places[:, :, place] = (packed >> (place * bits)) & (2**bits - 1)
 
 
 def _kernels() -> Any:

@@ -23,6 +23,9 @@ from aios_node.engine.nets.sentences import SentenceEncoder
 from aios_node.engine.tokenizer import FastTokenizer
 from aios_node.engine.weights.folder import VersionFolder, read_folder
 
+WARM_UP = "a sentence of ordinary length, as most requests are"
+"""What is encoded before a version is served."""
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
@@ -71,7 +74,7 @@ class Snapshot:
 
         Raises BadWeights when what comes out is not finite: such a version must not be served.
         """
-        if not np.isfinite(self.encode(["warm up"])).all():
+        if not np.isfinite(self.encode([WARM_UP])).all():
             raise BadWeights(f"version {self.version[:12]} computes vectors that are not finite")
 
 
