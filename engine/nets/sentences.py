@@ -41,6 +41,7 @@ class SentenceEncoder:
     tokenizer: FastTokenizer
     device: str = "cpu"
     mode: Mode = "float32"
+    most_tokens: int | None = None  # per batch, where less than usual is wanted
 
     def __post_init__(self) -> None:
         # An id beyond the table is an error message on a CPU, and a dead process on a GPU.
@@ -58,6 +59,8 @@ class SentenceEncoder:
     @property
     def batch_tokens(self) -> int:
         """Padded tokens that are computed together."""
+        if self.most_tokens is not None:
+            return self.most_tokens
         if self.device != "cpu":
             return DEVICE_BATCH_TOKENS
         return INT8_BATCH_TOKENS if self.mode == "int8" else CPU_BATCH_TOKENS

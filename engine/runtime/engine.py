@@ -23,10 +23,12 @@ from aios_node.engine.tokenizer import checked_texts
 class ArrowEngine:
     """One model, open. All methods may be called from several threads at once."""
 
-    def __init__(self, snapshot: Snapshot, memory: object | None = None, mode: str = "auto") -> None:
+    def __init__(
+        self, snapshot: Snapshot, memory: object | None = None, mode: str = "auto", device: Device | None = None
+    ) -> None:
         self.memory = memory
         self._snapshot: Snapshot | None = snapshot
-        self._device = snapshot.device
+        self._device = device or snapshot.device
         self._requested_mode = mode
         self._change = threading.Lock()
 
@@ -42,7 +44,8 @@ class ArrowEngine:
         ``int8`` (fast for many texts), ``packed`` (weights stay as small as they are stored).
         Raises BadConfig for a device or mode that is not here, and what Snapshot.open raises.
         """
-        return cls(Snapshot.open(Path(path), choose(device), mode), memory, mode)
+        chosen = choose(device)
+        return cls(Snapshot.open(Path(path), chosen, mode), memory, mode, chosen)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -53,8 +56,8 @@ class ArrowEngine:
 
     @property
     def device(self) -> Device:
-        """Where it computes; a swap does not change it."""
-        return self._device
+        """Where it computes: what was chosen at first, or the CPU where that had no room for the open version."""
+        return self._snapshot.computes_on if self._snapshot else self._device
 
     @property
     def mode(self) -> Mode:
@@ -99,8 +102,8 @@ class ArrowEngine:
         When anything is wrong with the new version, this raises as ``open`` does and nothing changes.
         """
         with self._change:
-            device = self.snapshot.device
-            new = Snapshot.open(Path(path), device, self._requested_mode)
+            _ = self.snapshot  # raises when closed
+            new = Snapshot.open(Path(path), self._device, self._requested_mode)
             new.warm_up()
             self._snapshot = new
         return new.version
