@@ -50,14 +50,14 @@ coverage: setup  ## branch coverage, with a threshold per room
 	@PYTHONPATH=$(CURDIR)/scripts $(BIN)/coverage json --quiet -o .cache/coverage.json
 	@$(BIN)/python scripts/check_coverage.py .cache/coverage.json
 
-bench: setup  ## all benchmarks; ARGS="name ..." for some; results in docs/results
+bench: setup $(STAMPS)/bench  ## all benchmarks; ARGS="name ..." for some; results in docs/results
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 setup: $(STAMPS)/dev $(MODEL)/model.safetensors  ## environment, development tools and the model that tests use
 	@:
 
 lock: $(STAMPS)/dev  ## write requirements/*.txt anew; ARGS=--upgrade for newer versions
-	@for name in runtime dev; do \
+	@for name in runtime dev bench; do \
 	   CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
 	     --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	     $(ARGS) --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
@@ -117,6 +117,11 @@ $(STAMPS)/dev: requirements/dev.txt | $(STAMPS)/project
 	@echo "[dev] tools for tests and linters, pinned and hashed (about 110 MB to download)"
 	@$(PIP) --require-hashes --no-deps -r requirements/dev.txt
 	@$(BIN)/python -m pip check > $(STAMPS)/check.log || { cat $(STAMPS)/check.log >&2; exit 1; }
+	@touch $@
+
+$(STAMPS)/bench: requirements/bench.txt | $(STAMPS)/dev
+	@echo "[bench] what the benchmarks compare with, pinned and hashed (about 60 MB to download)"
+	@$(PIP) --require-hashes --no-deps -r requirements/bench.txt
 	@touch $@
 
 $(MODEL)/model.safetensors: | $(STAMPS)/project

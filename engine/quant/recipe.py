@@ -197,19 +197,19 @@ def _with_embeddings(config: QuantizationConfig, **settings: Any) -> Quantizatio
 def presets() -> dict[str, QuantizationConfig]:
     """The recipes behind ``--quant int8|int4|int2``.
 
-    int8: a scale and zero point per output channel (per row of embeddings); asymmetric, because on sentence
-    encoders that halves the distance to the original vectors at the same size. int4: asymmetric groups of 32
-    with the clip that minimises the squared error; embeddings int8 per row, because every token passes
-    through exactly one row. int2: asymmetric groups of 16 whose scales and zero points have 4 bits each: a third less
-    squared error than plain groups of 32 in fewer bytes. Embeddings int4 in groups of 32, likewise.
+    int8: a scale and zero point per output channel; asymmetric, because on sentence encoders that halves the
+    distance to the original vectors at the same size. Embeddings have theirs per column: as good, and a table of
+    many short rows would otherwise carry as many scales. int4 and int2: asymmetric groups of 32 and 16 whose scales
+    and zero points have 4 bits each (see scales), with the clip that minimises the squared error. Embeddings are
+    int4 in both, in groups of 16 and 32.
     """
     int8 = {"quant": "int8", "symmetric": False, "axis": 0, "group_size": 0, "clip": "minmax"}
-    int4 = {"quant": "int4", "symmetric": False, "axis": 0, "group_size": 32, "clip": "mse"}
-    int2 = {**int4, "quant": "int2", "group_size": 16, "scales": "double4"}
+    int4 = {"quant": "int4", "symmetric": False, "axis": 0, "group_size": 32, "clip": "mse", "scales": "double4"}
+    int2 = {**int4, "quant": "int2", "group_size": 16}
     return {
-        "int8": QuantizationConfig.from_json(int8),
-        "int4": _with_embeddings(QuantizationConfig.from_json(int4), **int8),
-        "int2": _with_embeddings(QuantizationConfig.from_json(int2), **int4, scales="double4"),
+        "int8": _with_embeddings(QuantizationConfig.from_json(int8), axis=1),
+        "int4": _with_embeddings(QuantizationConfig.from_json(int4), group_size=16),
+        "int2": _with_embeddings(QuantizationConfig.from_json(int2), **int4),
     }
 
 

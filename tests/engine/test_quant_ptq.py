@@ -174,7 +174,7 @@ def test_presets_quantise_what_has_two_dimensions_and_leave_the_rest(name: str) 
         assert tensor.shape == weights[kept].shape
     embedding = result["embeddings.word"]
     assert isinstance(embedding, QuantizedTensor)
-    assert embedding.quant_type == {"int8": "int8", "int4": "int8", "int2": "int4"}[name]
+    assert embedding.quant_type == {"int8": "int8", "int4": "int4", "int2": "int4"}[name]
 
 
 def errors_of(weights: Mapping[str, Tensor], name: str) -> None:
@@ -262,6 +262,6 @@ def test_a_frozen_scale_may_be_far_too_small() -> None:
 
 
 def test_quantising_minilm_keeps_its_weights(minilm_weights: Mapping[str, Tensor]) -> None:
-    for name, least in (("int8", 0.9999), ("int4", 0.998), ("int2", 0.96)):
+    for name, least in (("int8", 0.9999), ("int4", 0.997), ("int2", 0.96)):
         result = ArrowQuantizer(presets()[name]).quantize(minilm_weights)
         assert PrecisionValidator().compare(minilm_weights, result).cosine > least

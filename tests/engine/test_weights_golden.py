@@ -91,6 +91,6 @@ def test_the_same_weights_get_the_same_codes_on_every_machine(generate: ModuleTy
     assert tensor_hash(ArrowQuantizer(RECIPES[name]).quantize(weights)["w"]) == QUANTIZED[name]
 
 
-@pytest.mark.parametrize(("preset", "recipe"), [("int8", "int8"), ("int4", "int4"), ("int2", "double4.int2")])
+@pytest.mark.parametrize(("preset", "recipe"), [("int8", "int8"), ("int4", "double4.int4"), ("int2", "double4.int2")])
 def test_presets_are_these_recipes(preset: str, recipe: str) -> None:
     assert replace(presets()[preset], overrides=()) == RECIPES[recipe]
