@@ -268,7 +268,7 @@ def _show_quantized(result: dict[str, Any]) -> None:
     if quality := result["quality"]:
         print(
             f"cosine to the source's vectors on {quality['texts']} texts: mean {quality['mean']:.4f}, "
-            f"1st percentile {quality['p1']:.4f}, least {quality['least']:.4f}"
+            f"1st percentile {quality['p1']:.4f}, least {quality['min']:.4f}"
         )
     for warning in result["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
