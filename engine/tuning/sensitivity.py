@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
+from aios_node.engine.errors import BadConfig
 from aios_node.engine.nets.config import EncoderConfig
 from aios_node.engine.nets.encoder import Encoder, prefix_of, tensor_shapes
 from aios_node.engine.nets.tensors import WeightReader, as_torch
@@ -61,6 +62,11 @@ def share_out(
         options[name] = _options(name, weights[name], probe, [s for s in LADDER if BITS[s.quant] >= BITS[recipe.quant]])
         if report is not None:
             report(name, len(options), len(names))
+    least = fixed + sum(min(one.nbytes for one in each) for each in options.values())
+    if least > recipe.target_bytes:
+        raise BadConfig(
+            f"a target of {recipe.target_bytes} bytes is too small: with the fewest bits for every tensor it is {least}"
+        )
     chosen = allocate(options, recipe.target_bytes - fixed)
     overrides = tuple(_override(name, option.settings) for name, option in chosen.items() if option.settings)
     kept = tuple(one for one in recipe.overrides if one.settings is None)

@@ -179,7 +179,7 @@ def test_a_precision_is_the_least_that_a_target_may_take(network: Network, weigh
 
 
 def test_a_target_that_cannot_be_met_says_what_can(network: Network, weights: dict[str, Any]) -> None:
-    with pytest.raises(BadConfig, match="smallest choice"):
+    with pytest.raises(BadConfig, match="fewest bits"):
         run(network, weights, recipe("ptq", target_bytes=1000))
 
 
