@@ -61,6 +61,7 @@ def _fits_fused(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and not weight.requires_grad
         and not torch.is_autocast_enabled("cpu")  # somebody wants another dtype
+        and not torch.compiler.is_compiling()  # the compiler fuses by itself
         and fused_works()
     )
 

@@ -24,17 +24,29 @@ class ArrowEngine:
     """One model, open. All methods may be called from several threads at once."""
 
     def __init__(
-        self, snapshot: Snapshot, memory: object | None = None, mode: str = "auto", device: Device | None = None
+        self,
+        snapshot: Snapshot,
+        memory: object | None = None,
+        mode: str = "auto",
+        device: Device | None = None,
+        compiled: bool = False,
     ) -> None:
         self.memory = memory
         self._snapshot: Snapshot | None = snapshot
         self._device = device or snapshot.device
         self._requested_mode = mode
+        self._compiled = compiled
         self._change = threading.Lock()
 
     @classmethod
     def open(
-        cls, path: Path | str, device: str = "auto", memory: object | None = None, *, mode: str = "auto"
+        cls,
+        path: Path | str,
+        device: str = "auto",
+        memory: object | None = None,
+        *,
+        mode: str = "auto",
+        compiled: bool = False,
     ) -> ArrowEngine:
         """Open a version folder (``manifest.json``, Parquet shards, ``config.json``, ``tokenizer.json``).
 
@@ -42,10 +54,11 @@ class ArrowEngine:
         ``memory``: the memory store that belongs to this engine; encoding has no use for it.
         ``mode``: the arithmetic, ``auto`` or one of nets.modes: ``float32``, ``bfloat16``, ``float16``,
         ``int8`` (fast for many texts), ``packed`` (weights stay as small as they are stored).
+        ``compiled``: let torch.compile make one program of a float model; the first requests wait for that.
         Raises BadConfig for a device or mode that is not here, and what Snapshot.open raises.
         """
         chosen = choose(device)
-        return cls(Snapshot.open(Path(path), chosen, mode), memory, mode, chosen)
+        return cls(Snapshot.open(Path(path), chosen, mode, compiled=compiled), memory, mode, chosen, compiled)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -103,7 +116,7 @@ class ArrowEngine:
         """
         with self._change:
             _ = self.snapshot  # raises when closed
-            new = Snapshot.open(Path(path), self._device, self._requested_mode)
+            new = Snapshot.open(Path(path), self._device, self._requested_mode, compiled=self._compiled)
             new.warm_up()
             self._snapshot = new
         return new.version

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from aios_node.engine.devices import Device
 from aios_node.engine.errors import BadWeights
+from aios_node.engine.nets.compiled import check_compiler, compile_blocks
 from aios_node.engine.nets.config import EncoderConfig
 from aios_node.engine.nets.encoder import Encoder, tensor_shapes
 from aios_node.engine.nets.lowbit import build_encoder
@@ -53,6 +54,7 @@ class Snapshot:
         device: Device,
         mode: str = "auto",
         *,
+        compiled: bool = False,
         timings: Callable[[], Timings] = batch_timings,
         watch: MemoryWatch | None = None,
         build: Build = build_encoder,
@@ -61,9 +63,10 @@ class Snapshot:
 
         On the CPU, float32 tensors are views of the mapped files: nothing is read until it is used; in mode
         ``packed`` so are the codes of quantised ones, in all others these become what the mode computes with.
-        ``timings`` are this machine's, asked for only where ``auto`` must choose. A device without room for the weights
-        (``watch`` asks it) is replaced by the CPU, now or when it runs out of memory later. Raises NotFound, Corrupt,
-        HashMismatch (small files), BadWeights, StorageError, and BadConfig for a mode that does not run here.
+        ``compiled`` asks for torch.compile (see nets.compiled). ``timings`` are this machine's, asked for only where
+        ``auto`` must choose. A device without room for the weights (``watch`` asks it) is replaced by the CPU, now or
+        when it runs out of memory later. Raises NotFound, Corrupt, HashMismatch (small files), BadWeights,
+        StorageError, and BadConfig for a mode that does not run here.
         """
         folder = read_folder(path)
         config = EncoderConfig.from_bytes(_needed(folder, "config.json"))
@@ -73,10 +76,13 @@ class Snapshot:
         def on(there: Device, chosen: Mode) -> SentenceEncoder:
             with folder.weights() as weights:
                 net = build(config, weights, chosen, device=there.torch_name)
+            net = compile_blocks(net) if compiled else net
             return SentenceEncoder(net, tokenizer, there.torch_name, chosen)
 
         placed = place(device, _bytes_as_floats(config), watch)
         chosen = _mode(mode, placed, folder, timings)
+        if compiled:
+            check_compiler(chosen, on_cpu=placed.kind == "cpu")
         try:
             sentences = on(placed, chosen)
         except RuntimeError as error:
