@@ -36,14 +36,16 @@ _log = logging.getLogger(__name__)
 class Scales:
     """Scales and zero points of a packed matrix, in the form in which they are stored."""
 
-    plain: tuple[Floats, Floats] | None  # both [n, groups]
+    plain: tuple[Floats, Floats] | None  # both [n, groups], or [1, groups] where all rows share them
     compact: CompactScales | None
     highest: int  # code
 
     def of_rows(self, chosen: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
-        """Of rows ``chosen`` [r], or of all: both float32 [r, groups]."""
+        """Of rows ``chosen`` [r], or of all: both float32 [r, groups], or [1, groups] where rows share them."""
         scales, zeros = self.plain or self._opened(chosen)
-        return (scales, zeros) if chosen is None or self.plain is None else (scales[chosen], zeros[chosen])
+        if chosen is None or self.plain is None or len(scales) == 1:
+            return scales, zeros
+        return scales[chosen], zeros[chosen]
 
     def _opened(self, chosen: NDArray[np.int64] | None) -> tuple[Floats, Floats]:
         compact = self.compact
@@ -61,7 +63,7 @@ class Scales:
 
 @dataclass(frozen=True, eq=False)
 class PackedMatrix:
-    """A quantised matrix [n, k], every row of which begins at a byte and has scales of its own."""
+    """A quantised matrix [n, k], every row of which begins at a byte and has scales of its own, or every column."""
 
     codes: NDArray[np.uint8]  # [n, bytes]
     scales: Scales
@@ -73,11 +75,16 @@ class PackedMatrix:
     def of(cls, tensor: QuantizedTensor) -> PackedMatrix | None:
         """The tensor, its codes not copied; None where it is not laid out like that."""
         shape, bits = tensor.shape, tensor.bits
-        if len(shape) != 2 or tensor.axis != 0 or not math.prod(shape) or shape[1] * bits % 8:
+        by_column = tensor.axis == 1 and not tensor.group_size
+        if len(shape) != 2 or not (tensor.axis == 0 or by_column) or not math.prod(shape) or shape[1] * bits % 8:
             return None
+        codes = tensor.codes.reshape(shape[0], -1)
+        if by_column:
+            columns = Scales((tensor.scales.T, tensor.zero_points.T), None, highest_code(tensor.quant_type))
+            return cls(codes, columns, shape[1], bits, 1)
         plain = None if tensor.compact else (tensor.scales, tensor.zero_points)
         scales = Scales(plain, tensor.compact, highest_code(tensor.quant_type))
-        return cls(tensor.codes.reshape(shape[0], -1), scales, shape[1], bits, tensor.group_size or shape[1])
+        return cls(codes, scales, shape[1], bits, tensor.group_size or shape[1])
 
     @property
     def has_loops(self) -> bool:
@@ -186,6 +193,7 @@ def _unpack(packed: torch.Tensor, bits: int, out: torch.Tensor) -> None:
         places[:, :, place] = (packed >> (place * bits)) & (2**bits - 1)
 
 
+@cache
 def _kernels() -> Any:
     """The compiled loops; numba is imported by the first use."""
     from aios_node.engine.nets import packed_kernels

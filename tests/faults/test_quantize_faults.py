@@ -1,4 +1,4 @@
-"""kill -9 in the middle of quantising: the next run goes on, and ends in the same bytes as one that was never killed."""
+"""kill -9 in the middle of quantising: the next run goes on, and ends in the bytes of one that was never killed."""
 
 from __future__ import annotations
 
