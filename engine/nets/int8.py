@@ -179,6 +179,7 @@ def int8_works() -> bool:
         return False
 
 
+@cache
 def _kernels() -> Any:
     """The compiled loops; numba is imported by the first use."""
     from aios_node.engine.nets import int8_kernels
