@@ -92,6 +92,12 @@ class ModelHost:
                 engine = self._engines[model] = self._open(model)
             return engine
 
+    def mode(self, model: str) -> str | None:
+        """The arithmetic that an open model runs in; None while it is not open."""
+        with self._lock:
+            engine = self._engines.get(model)
+            return engine.mode if engine else None
+
     def encode(self, model: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
         """Vectors float32 [n, d] of unit length, and the version that made them."""
         return self._device().submit_encode(self.engine(model), texts).result()
@@ -133,7 +139,7 @@ class ModelHost:
         if version is None:
             raise UnknownModel(f"model {model!r} has no active version")
         with self._store.pin(version) as path:
-            return ArrowEngine.open(path, device=self._config.device)
+            return ArrowEngine.open(path, device=self._config.device, mode=self._config.mode)
 
     def _changed(self, event: Event) -> None:
         if event.kind != "activated":

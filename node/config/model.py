@@ -118,6 +118,9 @@ class EngineSection(Section):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?|xpu(:\d+)?|mps)$", description="auto, cpu, cuda, xpu, mps"
     )
+    mode: Literal["auto", "float32", "bfloat16", "float16", "int8", "packed"] = Field(
+        "auto", description="arithmetic; auto: int8 for quantised models where that is fastest here, else float32"
+    )
     threads: int = Field(0, ge=0, le=1024, description="threads for computing; 0: all cores")
     batch_max: int = Field(64, ge=1, le=4096, description="texts computed together at most")
     queue_max: int = Field(1024, ge=1, description="requests that may wait before callers must come back later")

@@ -84,6 +84,7 @@ def model_summary(core: NodeCore, name: str) -> dict[str, Any]:
         "quant": facts.quant if facts else None,
         "bytes": facts.bytes if facts else 0,
         "kind": core.models.kind(name),
+        "mode": core.models.mode(name),
         "derived_from": {"model": source.model, "version": source.version} if source else None,
     }
 
