@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What is measured once per machine is kept in this folder, not in the home of whoever runs the tests.
+os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache" / "tests")
 
 settings.register_profile(
     "aios",

@@ -40,4 +40,5 @@ def _differentiable(
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # [b, h, t, t]
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
-    return scores.softmax(-1).to(value.dtype) @ value
+    mixed: torch.Tensor = scores.softmax(-1).to(value.dtype) @ value
+    return mixed

@@ -48,11 +48,11 @@ class Distance:
         if not largest:
             return 1.0
         b, a, difference = (each / largest for each in (self._before, self._after, self._difference))
-        return (b + a - difference) / 2 / (b * a) ** 0.5 if b * a else 0.0
+        return float((b + a - difference) / 2 / (b * a) ** 0.5) if b * a else 0.0
 
     @property
     def relative_error(self) -> float:
         """Norm of the difference over the norm of "before": 1 when only the latter is zero."""
         if not self._before:  # nothing to be relative to
             return 1.0 if self._after else 0.0
-        return (self._difference / self._before) ** 0.5
+        return float((self._difference / self._before) ** 0.5)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadRequest
+from aios_node.engine.nets.kernels import ROW_MULTIPLE
 from aios_node.engine.nets.sentences import length_batches
 from aios_node.engine.tokenizer import FastTokenizer, TokenBatch
 
@@ -48,13 +49,14 @@ class BatchPlan:
         ordinary = self.tokenizer.ordinary_ids
         for step, chosen in islice(enumerate(self._order()), start, None):
             random = np.random.default_rng((self.seed, step))
-            yield self.tokenizer.pad([_exchanged(self.rows[row], ordinary, random) for row in chosen])
+            rows = [_exchanged(self.rows[row], ordinary, random) for row in chosen]
+            yield self.tokenizer.pad(rows, ROW_MULTIPLE)
 
     def plain(self, limit: int) -> list[TokenBatch]:
         """The first ``limit`` rows as they are, each once."""
         rows = self.rows[:limit]
         chosen = length_batches([len(row) for row in rows], self.budget)
-        return [self.tokenizer.pad([rows[index] for index in part]) for part in chosen]
+        return [self.tokenizer.pad([rows[index] for index in part], ROW_MULTIPLE) for part in chosen]
 
     def _order(self) -> Iterator[NDArray[np.intp]]:
         lengths = np.array([len(row) for row in self.rows])
