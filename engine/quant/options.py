@@ -55,6 +55,8 @@ _GPTQ: dict[str, _Number | _Flag] = {
     "texts": _Number(512, 1, 1_000_000),
     "damping": _Number(0.01, 1e-6, 1.0),
     "act_order": _Flag(True),
+    "drift": _Number(0.5, 0.0, 1.0),
+    "sweeps": _Number(2, 0, 100),
     "seed": _Number(0, 0, 2**53),
 }
 _TUNED: dict[str, _Number | _Flag] = {

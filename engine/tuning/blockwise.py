@@ -108,11 +108,12 @@ class BlockwiseQuantizer:
         options = self._recipe.options
         damping = float(options["damping"])
         found = gptq(
-            observed.target(slot, self._weight(slot), damping),
+            observed.target(slot, self._weight(slot), damping, float(options["drift"])),
             observed.hessian.mean(),
             settings,
             damping=damping,
             act_order=bool(options["act_order"]),
+            sweeps=int(options["sweeps"]),
             dtype=like.dtype,
         )
         if found.fallback is not None:

@@ -70,10 +70,12 @@ class Observed:
     hessian: HessianSum
     drifts: Mapping[str, DriftSum]
 
-    def target(self, slot: Slot, weight: Floats, damping: float) -> Floats:
-        """The weight that makes up for a part of what earlier rounding has lost (see quant.drift.retarget)."""
+    def target(self, slot: Slot, weight: Floats, damping: float, share: float) -> Floats:
+        """The weight that makes up for a share of what earlier rounding has lost (see quant.drift.retarget)."""
+        if not share:
+            return weight
         try:
-            return retarget(weight, self.hessian.mean(), self.drifts[slot.name].mean(), damping=damping)
+            return retarget(weight, self.hessian.mean(), self.drifts[slot.name].mean(), damping=damping, share=share)
         except Unusable:
             return weight  # gptq itself says why
 

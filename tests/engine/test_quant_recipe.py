@@ -161,7 +161,14 @@ def test_recipes_without_new_members_keep_their_form() -> None:
 
 def test_a_recipe_holds_the_defaults_of_its_method() -> None:
     config = QuantizationConfig(quant="int4", method="gptq", options={"texts": 16})
-    assert config.to_json()["options"] == {"texts": 16, "damping": 0.01, "act_order": True, "seed": 0}
+    assert config.to_json()["options"] == {
+        "texts": 16,
+        "damping": 0.01,
+        "act_order": True,
+        "drift": 0.5,
+        "sweeps": 2,
+        "seed": 0,
+    }
     assert replace(config, method="ptq", options={}).to_json() == QuantizationConfig(quant="int4").to_json()
 
 
