@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 WRITING = 0.95
 """The share of the work that is done when only writing is left."""
+
+SPIN = "100000"
+"""How often a compute thread looks for new work before it sleeps: training gives it some thousand times a second."""
 
 KEPT_WORK = 8
 """Unfinished pieces of work whose checkpoints are kept; the oldest go."""
@@ -52,6 +56,7 @@ def quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
 
     ``quality`` is the agreement of the vectors of some texts with the source's, None for what computes no vectors.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # heard if this worker has not computed with torch before
     from aios_node.engine.quant.recipe import QuantizationConfig
     from aios_node.engine.tuning.quantize import Network, needs_texts, quantize_model
     from aios_node.engine.weights.folder import read_folder, write_folder
