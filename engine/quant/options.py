@@ -66,7 +66,7 @@ _TUNED: dict[str, _Number | _Flag] = {
     "block_steps": _Number(100, 0, 1_000_000),
     "steps": _Number(4000, 0, 1_000_000),
     "batch_tokens": _Number(2048, 16, 2**20),
-    "learning_rate": _Number(4e-3, 1e-8, 1.0),
+    "learning_rate": _Number(1e-3, 1e-8, 1.0),
 }
 _OPTIONS: dict[str, dict[str, _Number | _Flag]] = {"ptq": {}, "gptq": _GPTQ, "tuned": _TUNED}
 

@@ -21,7 +21,7 @@ from aios_node.engine.tokenizer import FastTokenizer, TokenBatch
 _SORTED_TOGETHER = 4096
 """Rows that are sorted by length together: enough that batches are padded little."""
 
-_TOUCHED = 0.8
+_TOUCHED = 0.25
 """Share of rows in which tokens are exchanged; which part of a row's tokens is drawn evenly from none to all."""
 
 

@@ -21,6 +21,9 @@ from aios_node.engine.quant.scales import MOST, CompactScales, by_group
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
+MARGIN = 0.25
+"""How far from its code a latent value may start, in scales; at half a scale the first step would undo the code."""
+
 
 class _Round(torch.autograd.Function):
     """``scale * (clip(round(latent / scale + zero)) - zero)``: latent [o, g, n], scales and zeros [o, g, 1]."""
@@ -167,7 +170,7 @@ def _latent(weight: NDArray[np.float32], start: QuantizedTensor) -> NDArray[np.f
     centre = start.dequantize().astype(np.float32)
     levels = LEVELS[start.quant_type]
     codes = start.unpack()
-    reach = 0.499 * scales
+    reach = MARGIN * scales
     low = np.where(codes == levels.low, -np.inf, centre - reach)
     high = np.where(codes == levels.high, np.inf, centre + reach)
     moved: NDArray[np.float32] = np.clip(weight, low, high).astype(np.float32)

@@ -46,7 +46,7 @@ def weights(tiny_weights: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
 
 
 def recipe(method: str, **members: Any) -> QuantizationConfig:
-    options = {"steps": 24, "block_steps": 6, "batch_tokens": 512} if method == "tuned" else {}
+    options = {"steps": 24, "block_steps": 6, "batch_tokens": 512, "learning_rate": 0.02} if method == "tuned" else {}
     return QuantizationConfig.from_json({**preset("int2").to_json(), "method": method, "options": options, **members})
 
 
@@ -139,14 +139,15 @@ def test_tuning_goes_on_from_its_last_checkpoint(
 def test_a_new_version_is_tuned_from_the_old_codes(
     network: Network, weights: dict[str, Any], tiny_weights: Callable[[int], dict[str, Any]]
 ) -> None:
-    first = run(network, weights, recipe("tuned"))
+    options = {"steps": 200, "block_steps": 2, "batch_tokens": 512, "learning_rate": 0.05}
+    first = run(network, weights, recipe("tuned", options=options))
     other = tiny_weights(2)
     changed = {name: one + 0.02 * (other[name] - one) for name, one in weights.items()}
     steps: list[str] = []
     second = run(
         network, changed, first.recipe, previous=first.weights, progress=lambda _part, what: steps.append(what)
     )
-    assert [what for what in steps if what.startswith("tuning")][-1].startswith("tuning, step 3 of 3")
+    assert [what for what in steps if what.startswith("tuning")][-1].startswith("tuning, step 20 of 20")
     same = changes = 0
     for name, tensor in first.weights.items():
         if isinstance(tensor, QuantizedTensor) and "encoder" in name:
@@ -154,7 +155,7 @@ def test_a_new_version_is_tuned_from_the_old_codes(
             assert isinstance(after, QuantizedTensor)
             same += int((tensor.unpack() == after.unpack()).sum())
             changes += int((tensor.unpack() != after.unpack()).sum())
-    assert 0 < changes < same / 4
+    assert 0 < changes < same / 2
 
 
 def test_bits_are_shared_out_under_a_target(network: Network, weights: dict[str, Any]) -> None:
