@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aios_node.engine.nets.jit import inlined, kernel
+from aios_node.engine.jit import inlined, kernel
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]

@@ -16,7 +16,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from aios_node.engine.nets.jit import inlined, kernel
+from aios_node.engine.jit import inlined, kernel
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

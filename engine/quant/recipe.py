@@ -21,7 +21,7 @@ ScaleCodec: TypeAlias = Literal["float32", "double4"]
 
 _CLIPS = ("minmax", "mse")
 _SCALES = ("float32", "double4")
-_DOUBLE4_GROUPS = (16, 256)
+_DOUBLE4_GROUPS = (8, 256)
 _MAX_OVERRIDES = 1000
 _MAX_PATTERN = 256
 _MAX_GROUP = 2**20
@@ -39,7 +39,7 @@ class Settings:
     ``axis``: the channel axis, -1 for the whole tensor. ``group_size``: values along a channel that share a
     scale, 0 for all. ``clip``: ``minmax`` maps the extremes exactly, ``mse`` searches the range with the
     smallest squared error. ``scales``: ``float32``, or ``double4``: scales and zero points are quantised in their
-    turn, to 4 bits each (see scales.CompactScales); for int4 and int2, in groups of 16 to 256.
+    turn, to 4 bits each (see scales.CompactScales); for int4 and int2, in groups of 8 to 256.
     """
 
     quant: QuantType = "int8"
@@ -199,17 +199,17 @@ def presets() -> dict[str, QuantizationConfig]:
 
     int8: a scale and zero point per output channel; asymmetric, because on sentence encoders that halves the
     distance to the original vectors at the same size. Embeddings have theirs per column: as good, and a table of
-    many short rows would otherwise carry as many scales. int4 and int2: asymmetric groups of 32 and 16 whose scales
+    many short rows would otherwise carry as many scales. int4 and int2: asymmetric groups of 32 and 8 whose scales
     and zero points have 4 bits each (see scales), with the clip that minimises the squared error. Embeddings are
-    int4 in both, in groups of 16 and 32.
+    int4 in both, in groups of 16.
     """
     int8 = {"quant": "int8", "symmetric": False, "axis": 0, "group_size": 0, "clip": "minmax"}
     int4 = {"quant": "int4", "symmetric": False, "axis": 0, "group_size": 32, "clip": "mse", "scales": "double4"}
-    int2 = {**int4, "quant": "int2", "group_size": 16}
+    int2 = {**int4, "quant": "int2", "group_size": 8}
     return {
         "int8": _with_embeddings(QuantizationConfig.from_json(int8), axis=1),
         "int4": _with_embeddings(QuantizationConfig.from_json(int4), group_size=16),
-        "int2": _with_embeddings(QuantizationConfig.from_json(int2), **int4),
+        "int2": _with_embeddings(QuantizationConfig.from_json(int2), **{**int4, "group_size": 16}),
     }
 
 

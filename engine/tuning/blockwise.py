@@ -25,7 +25,7 @@ from aios_node.engine.quant.gptq import gptq
 from aios_node.engine.quant.recipe import QuantizationConfig
 from aios_node.engine.tokenizer import TokenBatch
 from aios_node.engine.tuning.checkpoint import Checkpoints
-from aios_node.engine.tuning.fakequant import TrainableTensor
+from aios_node.engine.tuning.fakequant import TrainableTensor, can_learn
 from aios_node.engine.tuning.kept import arrays_of, tensor_of
 from aios_node.engine.tuning.observe import Observed, States, measure, stages
 from aios_node.engine.tuning.rounding import BlockExample, RoundingSteps, learn_rounding
@@ -122,7 +122,7 @@ class BlockwiseQuantizer:
 
     def _learn(self, index: int, block: Block, examples: list[BlockExample]) -> None:
         """Learn the rounding of a whole block, if that is asked for."""
-        slots = [slot for stage in stages(block) for slot in stage.slots if self._is_quantized(slot)]
+        slots = [slot for stage in stages(block) for slot in stage.slots if self._learns(slot)]
         if self._rounding is None or not self._rounding.steps or not slots:
             return
         kept = self._checkpoints.load(f"block.{index}")
@@ -163,6 +163,9 @@ class BlockwiseQuantizer:
 
     def _is_quantized(self, slot: Slot) -> bool:
         return isinstance(self._plain[self._full(slot)], QuantizedTensor)
+
+    def _learns(self, slot: Slot) -> bool:
+        return self._is_quantized(slot) and can_learn(self._plain_tensor(slot))
 
     def _plain_tensor(self, slot: Slot) -> QuantizedTensor:
         tensor = self._plain[self._full(slot)]

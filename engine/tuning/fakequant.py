@@ -68,6 +68,11 @@ class _Swap(torch.autograd.Function):
         return grads[0], None
 
 
+def can_learn(tensor: QuantizedTensor) -> bool:
+    """Whether it can become a TrainableTensor: a matrix with its scales along axis 0."""
+    return len(tensor.shape) == 2 and tensor.axis == 0
+
+
 @dataclass(eq=False)
 class TrainableTensor:
     """A weight matrix [out, in] on its way to codes: latent values, relative scales and zero points.
@@ -85,7 +90,7 @@ class TrainableTensor:
 
     @classmethod
     def of(cls, weight: NDArray[np.float32], start: QuantizedTensor) -> TrainableTensor:
-        """From a weight [out, in] and its first quantisation, along axis 0.
+        """From a weight [out, in] and its first quantisation, which ``can_learn``.
 
         Where the first codes are not the nearest ones (GPTQ's are not), the latent value is moved to where its code is.
         """

@@ -30,13 +30,14 @@ Report = Callable[[str, int, int], None]
 _FINE = {"symmetric": False, "axis": 0, "clip": "mse", "scales": "double4"}
 LADDER: tuple[Settings, ...] = (
     Settings("int2", group_size=16, **_FINE),  # type: ignore[arg-type]  # a plain mapping of what they are
+    Settings("int2", group_size=8, **_FINE),  # type: ignore[arg-type]
     Settings("int4", group_size=64, **_FINE),  # type: ignore[arg-type]
     Settings("int4", group_size=32, **_FINE),  # type: ignore[arg-type]
     Settings("int8", symmetric=False, axis=0),
 )
 """What a tensor may get, coarsest first."""
 
-_MEASURED = 2
+_MEASURED = 3
 """The first so many of the ladder are measured by running the network."""
 
 

@@ -16,7 +16,7 @@ from aios_node.engine.nets.linear import Linear, Projection
 from aios_node.engine.nets.tensors import WeightReader
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor, dense, dtype_name
 from aios_node.engine.quant.dtypes import dtype_of
-from aios_node.engine.tuning.fakequant import TrainableTensor
+from aios_node.engine.tuning.fakequant import TrainableTensor, can_learn
 from aios_node.engine.tuning.slots import TrainableLinear
 
 
@@ -24,7 +24,8 @@ class Student:
     """The network that is trained: ``net`` computes with what would be stored now.
 
     ``quantized`` are matrices quantised along axis 0, which learn; what else the encoder's blocks hold in floats
-    (biases, norms) learns too; embeddings stay as they are. Raises BadWeights as Encoder.build does.
+    (biases, norms) learns too; embeddings, and matrices quantised along another axis, stay as they are. Raises
+    BadWeights as Encoder.build does.
     """
 
     def __init__(self, config: EncoderConfig, original: Mapping[str, Tensor], quantized: Mapping[str, Tensor]) -> None:
@@ -57,7 +58,7 @@ class Student:
     def _matrices(self, original: Mapping[str, Tensor]) -> Iterator[tuple[str, TrainableTensor]]:
         for full, tensor in sorted(self._given.items()):
             name = full.removeprefix(self._prefix)
-            if name.startswith("encoder.") and isinstance(tensor, QuantizedTensor):
+            if name.startswith("encoder.") and isinstance(tensor, QuantizedTensor) and can_learn(tensor):
                 yield name, TrainableTensor.of(np.asarray(dense(original[full]), np.float32), tensor)
 
     def _wrap(self, name: str, linear: Linear) -> Projection:

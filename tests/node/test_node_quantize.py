@@ -111,7 +111,7 @@ def test_what_was_gained_is_said(node: Path, capsys: pytest.CaptureFixture[str])
         (["--target-mb", "-1"], "--target-mb is -1"),
         (["--target-bpw", "99"], "--target-bpw is 99"),
         (["--target-mb", "1", "--group", "32"], "leave out --group"),
-        (["--quant", "int2", "--group", "8"], "group_size"),
+        (["--quant", "int2", "--group", "4"], "group_size"),
     ],
 )
 def test_wrong_wishes_fail_before_work_starts(ask: Ask, options: list[str], told: str) -> None:

@@ -20,20 +20,30 @@ _ORDER_IS_FREE = {"reassoc", "contract", "nsz", "arcp"}
 """What the compiler may assume: sums in any order. NaN and infinity keep their meaning."""
 
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _ORDER_IS_FREE, "error_model": "numpy"}
+_EXACT: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {**_EXACT, "fastmath": _ORDER_IS_FREE}
 
 
 def kernel(function: _Kernel) -> _Kernel:
-    """Compile at the first call, or take what an earlier process compiled.
+    """Compile at the first call, or take what an earlier process compiled; sums are done in any order.
 
     Compiled code lies beside the source (``__pycache__``), else in the user's cache folder, or where the environment's
     ``NUMBA_CACHE_DIR`` says; where none of them can be written, every process compiles for itself.
     """
+    return _compiled(function, _OPTIONS)
+
+
+def exact_kernel(function: _Kernel) -> _Kernel:
+    """As ``kernel``, but every operation is done as it is written: the same floats on every processor."""
+    return _compiled(function, _EXACT)
+
+
+def _compiled(function: _Kernel, options: dict[str, Any]) -> _Kernel:
     try:
-        return cast("_Kernel", numba.njit(cache=True, **_OPTIONS)(function))
+        return cast("_Kernel", numba.njit(cache=True, **options)(function))
     except RuntimeError as error:
         _log.debug("compiled code of %s is not kept: %s", function.__name__, error)
-        return cast("_Kernel", numba.njit(**_OPTIONS)(function))
+        return cast("_Kernel", numba.njit(**options)(function))
 
 
 def inlined(function: _Kernel) -> _Kernel:
