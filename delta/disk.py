@@ -34,6 +34,8 @@ class Step(Enum):
     REGISTER = auto()
     ACKNOWLEDGE = auto()
     POINT = auto()
+    ARCHIVE = auto()
+    NAME_ARCHIVE = auto()
     UNREGISTER = auto()
     REMOVE = auto()
     CREATE_TRANSFER = auto()

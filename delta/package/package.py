@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from aios_node.delta.checks import bounded
 from aios_node.delta.codec.body import Coding, write_tensor
@@ -27,6 +27,7 @@ from aios_node.delta.offers import Mode, PackageInfo
 from aios_node.delta.package.format import MAGIC, Settings, files_to_send
 from aios_node.delta.package.weights import PackageWeights
 from aios_node.engine.errors import Corrupt, HashMismatch, NoBase
+from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.folder import VersionFolder
 from aios_node.engine.weights.manifest import Manifest, file_entry
 
@@ -36,8 +37,24 @@ _LEVEL: Final = 9
 
 Progress = Callable[[int, int], None]
 """Called with (raw bytes done, raw bytes in all)."""
-FindBase = Callable[[str], VersionFolder | None]
-"""version id -> its folder, or None where it is not here"""
+
+
+class BaseVersion(Protocol):
+    """What a delta is opened against: a version folder, or anything else that holds a whole version."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def read_file(self, name: str) -> bytes: ...
+
+    def weights(self) -> AbstractContextManager[Mapping[str, Tensor]]: ...
+
+
+FindBase = Callable[[str], BaseVersion | None]
+"""version id -> the version, or None where it is not here"""
 
 
 def build_package(
@@ -184,7 +201,7 @@ def open_package(file: BinaryIO, *, find_base: FindBase | None = None, limits: L
     return Package(settings.mode, settings.base, manifest, envelope or None, files, weights)
 
 
-def _find(settings: Settings, find_base: FindBase | None) -> VersionFolder | None:
+def _find(settings: Settings, find_base: FindBase | None) -> BaseVersion | None:
     if settings.base is None:
         return None
     base = None if find_base is None else find_base(settings.base)
@@ -205,7 +222,7 @@ def _read_manifest(file: BinaryIO, settings: Settings, base: Manifest | None, li
 
 
 def _read_files(
-    file: BinaryIO, settings: Settings, manifest: Manifest, base: VersionFolder | None, limits: Limits
+    file: BinaryIO, settings: Settings, manifest: Manifest, base: BaseVersion | None, limits: Limits
 ) -> dict[str, bytes]:
     """Small files from the package, and the rest from the base."""
     sent = files_to_send(None if base is None else base.manifest, manifest)

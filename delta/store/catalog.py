@@ -6,13 +6,16 @@ half of one. Knows nothing about who may ask.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aios_node.delta.names import check_model, check_version, short
+from aios_node.delta.store.archive import Archive
+from aios_node.delta.store.backward import Route
 from aios_node.delta.store.folders import VersionFolders
-from aios_node.delta.store.heads import Heads, Pointers, VersionInfo
+from aios_node.delta.store.heads import Heads, Member, Pointers, VersionInfo
 from aios_node.delta.store.integrity import verify_version
 from aios_node.delta.store.pins import Pin, Pins
 from aios_node.engine.errors import Corrupt, DataError, UnknownVersion
@@ -24,8 +27,8 @@ from aios_node.engine.weights.parquet import ShardInfo
 class Catalog:
     """The reading half of ``VersionStore``. Models are named, versions are full ids unless said otherwise."""
 
-    def __init__(self, folders: VersionFolders, heads: Heads) -> None:
-        self._folders, self._heads = folders, heads
+    def __init__(self, folders: VersionFolders, heads: Heads, archive: Archive) -> None:
+        self._folders, self._heads, self._archive = folders, heads, archive
         self._mutex = threading.Lock()
         self._pins = Pins()
         self._damaged: dict[str, str] = {}
@@ -103,6 +106,28 @@ class Catalog:
 
     def shards(self, version: str) -> tuple[ShardInfo, ...]:
         return self.folder(version).shards
+
+    @property
+    def archive(self) -> Archive:
+        """Pruned versions as backward deltas."""
+        return self._archive
+
+    def archived(self, model: str) -> dict[str, Member]:
+        """Versions of a model that are not stored any more but can be rebuilt, newest first."""
+        self._heads.model(model)
+        stored = self._heads.registered()
+        entries = sorted(self._archive.entries.values(), key=lambda entry: entry.number, reverse=True)
+        named = {entry.version: dict(entry.members).get(model) for entry in entries if entry.version not in stored}
+        return {version: member for version, member in named.items() if member is not None}
+
+    @contextlib.contextmanager
+    def route(self, version: str) -> Iterator[Route]:
+        """How to rebuild an archived version; its root stays stored until the end. Raises UnknownVersion, Corrupt."""
+        links = self._archive.chain(version, self._heads.registered())
+        if not links:
+            raise UnknownVersion(f"version {short(check_version(version))} is not in the archive")
+        with self.pin(links[0].base) as root:
+            yield Route(version, root, tuple(self._archive.path(link.version) for link in links))
 
     def pin(self, version: str) -> Pin:
         """Keep a version's folder from garbage collection while someone reads it."""

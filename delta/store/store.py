@@ -3,6 +3,7 @@
     STORE/.lock          who owns the folder
     STORE/heads.sqlite   models, versions, active and previous, lineage, envelopes
     STORE/versions/ID/   one folder per version, named by its hash, never changed
+    STORE/archive/       versions that were pruned, as backward deltas (``archive``, ``pruning``)
     STORE/work/          what is being built or taken apart; emptied at every start
     STORE/transfers/     packages on their way in (``staging``)
 
@@ -15,6 +16,7 @@ publish, what an envelope says, what time it is, or which version is better.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +24,11 @@ from types import TracebackType
 from typing import Any
 
 from aios_node.delta.disk import Observer, Step, disk_errors, make_folder, remove_folder, sync_files, unobserved
-from aios_node.delta.names import check_model
+from aios_node.delta.names import check_model, short
 from aios_node.delta.offers import Source
 from aios_node.delta.staging.staging import Staging
+from aios_node.delta.store.archive import Archive
+from aios_node.delta.store.backward import Encode, Rebuild, encode_backward, rebuild
 from aios_node.delta.store.catalog import Catalog
 from aios_node.delta.store.events import Event, Subscribers
 from aios_node.delta.store.folderlock import FolderLock
@@ -32,7 +36,8 @@ from aios_node.delta.store.folders import VersionFolders, freed_bytes
 from aios_node.delta.store.heads import Facts, Member, Pointers, expendable
 from aios_node.delta.store.headsdb import HeadsDatabase
 from aios_node.delta.store.integrity import facts_of, quick_check, verify_version
-from aios_node.engine.errors import AiosError, BadRequest
+from aios_node.delta.store.pruning import Pruning, archive_before_pruning
+from aios_node.engine.errors import AiosError, BadRequest, UnknownVersion
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.folder import write_folder
 
@@ -52,19 +57,28 @@ class Collected:
 class VersionStore(Catalog):
     """An open store. Safe to use from several threads; changes wait for each other, readers for nobody."""
 
-    def __init__(self, folders: VersionFolders, database: HeadsDatabase, staging: Staging, observer: Observer) -> None:
+    def __init__(
+        self, folders: VersionFolders, database: HeadsDatabase, staging: Staging, archive: Archive, observer: Observer
+    ) -> None:
         """Only ``open`` calls this."""
-        super().__init__(folders, database.read())
+        super().__init__(folders, database.read(), archive)
         self._database, self._staging, self._observer = database, staging, observer
+        self._pruning = threading.Lock()
         self._subscribers = Subscribers()
         self._closing = contextlib.ExitStack()
 
     @classmethod
     def open(
-        cls, path: Path | str, *, max_staged_bytes: int = 16 << 30, observer: Observer = unobserved
+        cls,
+        path: Path | str,
+        *,
+        max_staged_bytes: int = 16 << 30,
+        max_archive_bytes: int = 1 << 30,
+        observer: Observer = unobserved,
     ) -> VersionStore:
         """Open or create a store and put right what a crash left.
 
+        ``max_archive_bytes`` bounds what pruned versions may take as backward deltas; 0 archives none.
         Removes half-made folders and versions that were never registered. A registered version whose files are
         missing or cut stays in the books as damaged: using it raises Corrupt, committing it again heals it.
         Raises FolderLocked while another owner has the folder, Corrupt for a damaged database, StorageError for
@@ -79,7 +93,8 @@ class VersionStore(Catalog):
             opened.callback(database.close)
             folders.prepare()
             staging = Staging(path / "transfers", max_bytes=max_staged_bytes, observer=observer)
-            store = cls(folders, database, staging, observer)
+            archive = Archive(path / "archive", max_bytes=max_archive_bytes, observer=observer)
+            store = cls(folders, database, staging, archive, observer)
             store._recover()
             store._closing = opened.pop_all()
         return store
@@ -204,16 +219,34 @@ class VersionStore(Catalog):
         self._tell_activated(before, after)
         return after
 
-    def gc(self, *, keep_last: int = 2) -> Collected:
+    def restore(self, model: str, version: str, *, follow: Rebuild = rebuild) -> None:
+        """Store an archived version (full id) of a model again, as it was, with its envelope; not activated.
+
+        Raises UnknownVersion where it is not in the archive, what ``follow`` raises, HashMismatch or Corrupt where
+        the archive is damaged.
+        """
+        member = self.archived(model).get(version)
+        if member is None:
+            raise UnknownVersion(f"no version {short(version)} of {model} is in the archive")
+        with self.workspace() as folder:
+            with self.route(version) as route, disk_errors(folder, "rebuild a version"):
+                follow(route, folder)
+            created_at, envelope = member.created_at, member.envelope
+            self.adopt(model, folder, created_at=created_at, envelope=envelope, expected=version)
+
+    def gc(self, *, keep_last: int = 2, encode: Encode = encode_backward) -> Collected:
         """Remove old versions: all but the newest ``keep_last`` of each model.
 
         Never what is active or previous anywhere, a head, pinned, or the base of a staged transfer. What is known
-        of their lineage stays.
+        of their lineage stays. Before a version leaves, ``encode`` writes its backward delta into the archive; where
+        that is not possible now (Busy, Unavailable) the version stays until the next time.
         """
-        with disk_errors("the version store", "remove versions"):
+        with self._pruning, disk_errors("the version store", "remove versions"):
+            planned = self._expendable(keep_last)
+            later = archive_before_pruning(self._prune_view(planned), encode)
             with self._mutex:
-                keep = self._pins.held() | self._staging.bases()
-                members = expendable(self._heads, keep_last=keep_last, keep=keep)
+                still = set(self._expendable(keep_last)) & set(planned)
+                members = tuple(pair for pair in planned if pair in still and pair[1] not in later)
                 versions = self._heads.without(members)
                 self._unregister(members)
                 gone = [self._folders.detach(version) for version in sorted(versions)]
@@ -223,9 +256,17 @@ class VersionStore(Catalog):
             for folder in gone:
                 self._observer(Step.REMOVE)
                 remove_folder(folder)
+            self._archive.tidy(self._heads.registered())
         for model, version in members:
             self._subscribers.tell("collected", model, version)
         return Collected(members, tuple(sorted(versions)), freed)
+
+    def _expendable(self, keep_last: int) -> tuple[tuple[str, str], ...]:
+        keep = self._pins.held() | self._staging.bases()
+        return expendable(self._heads, keep_last=keep_last, keep=keep)
+
+    def _prune_view(self, members: tuple[tuple[str, str], ...]) -> Pruning:
+        return Pruning(self._heads, members, self._folders, self._archive, frozenset(self._damaged), self._observer)
 
     def _recover(self) -> None:
         registered = self._heads.registered()
@@ -234,6 +275,7 @@ class VersionStore(Catalog):
             problem = quick_check(self._folders.path(version), version)
             if problem is not None:
                 self._damaged[version] = problem
+        self._archive.recover(registered)
 
     def _similar(self, model: str, parents: Sequence[str]) -> contextlib.AbstractContextManager[Path | None]:
         """Pin the version whose shards are most likely to come again: a parent, else the active one."""
