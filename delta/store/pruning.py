@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from aios_node.delta.disk import Observer, Step, remove_folder, sync_files
 from aios_node.delta.store.archive import Archive
@@ -15,6 +16,9 @@ from aios_node.delta.store.backward import Encode
 from aios_node.delta.store.folders import VersionFolders
 from aios_node.delta.store.heads import Heads, Member
 from aios_node.engine.errors import AiosError, Busy, Unavailable
+
+WORTH: Final = 0.5
+"""Where nothing of the successor is of use: the most that a package may take of the version's own size."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def _archive(pruning: Pruning, version: str, stays: Collection[str], leaving: Co
         pruning.observer(Step.ARCHIVE)
         package = work / "back"
         info = encode(pruning.folders.path(successor), pruning.folders.path(version), package)
-        if info.mode == "delta":
+        if info.mode == "delta" or info.bytes <= info.full_bytes * WORTH:
             sync_files(work)
             archive.put(version, successor, package, _members(pruning.heads, version))
     finally:
