@@ -67,18 +67,20 @@ def _sockets(local_port: int) -> Iterator[tuple[Address, socket.socket]]:
 
 
 def _handle(fd: int) -> socket.socket | None:
-    """A second handle on the socket behind a file descriptor, so that its closing cannot race with us."""
+    """A second handle on the socket behind a file descriptor, so that its closing cannot race with us.
+
+    Never on a file: closing any descriptor of a file ends all POSIX locks that this process has on it, and SQLite
+    relies on them. A database whose locks are gone loses commits as soon as another program opens and closes it.
+    """
     try:
+        if not stat.S_ISSOCK((_FDS / str(fd)).stat().st_mode):
+            return None
         copy = os.dup(fd)
     except OSError:
         return None
-    try:
-        if stat.S_ISSOCK(os.fstat(copy).st_mode):
-            return socket.socket(fileno=copy)
-    except OSError:
-        pass
-    os.close(copy)
-    return None
+    if stat.S_ISSOCK(os.fstat(copy).st_mode):
+        return socket.socket(fileno=copy)
+    return None  # the number went to a file in between: that copy is left open, for its locks
 
 
 def progress(local_port: int) -> dict[Address, int]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.flight as fl
@@ -77,6 +81,17 @@ def test_only_the_named_connection_on_the_named_port_is_cut(line: Line) -> None:
     other.client.sendall(b"alive")
     assert other.served.recv(5) == b"alive"
     other.close()
+
+
+def test_looking_for_connections_leaves_the_locks_on_files_alone(line: Line, tmp_path: Path) -> None:
+    """SQLite's locks end with the first descriptor of the file that this process closes: none may be copied."""
+    asked = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with (tmp_path / "books").open("w+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        connections.progress(line.port)
+        assert connections.cut(line.port) == 1
+        other = subprocess.run([sys.executable, "-c", asked, file.name], capture_output=True, text=True, check=False)
+    assert "BlockingIOError" in other.stderr
 
 
 def test_ipv6_connections_are_found() -> None:
