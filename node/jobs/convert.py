@@ -77,9 +77,10 @@ def export(job: ExportJob, progress: Progress) -> dict[str, Any]:
 
 def _write_safetensors(weights: Mapping[str, Tensor], files: Mapping[str, bytes], dest: Path) -> None:
     from aios_node.engine.weights.convert.safetensors import export_file
+    from aios_node.engine.weights.network import NetworkWeights
 
     dest.mkdir(parents=True, exist_ok=True)
-    export_file(dest / "model.safetensors", weights)
+    export_file(dest / "model.safetensors", NetworkWeights(weights))
     for name, data in files.items():
         (dest / name).write_bytes(data)
 

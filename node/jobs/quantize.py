@@ -60,6 +60,7 @@ def quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
     from aios_node.engine.quant.recipe import QuantizationConfig
     from aios_node.engine.tuning.quantize import Network, needs_texts, quantize_model
     from aios_node.engine.weights.folder import read_folder, write_folder
+    from aios_node.engine.weights.network import NetworkWeights
 
     source = read_folder(job.source_folder)
     recipe = _with_target(job, QuantizationConfig.from_json(job.recipe), source)
@@ -69,7 +70,7 @@ def quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
     work = _work_folder(job, recipe, source, texts)
     warnings: list[str] = []
     with ExitStack() as stack:
-        weights = stack.enter_context(source.weights())
+        weights = NetworkWeights(stack.enter_context(source.weights()))
         old = read_folder(job.previous) if job.previous else None
         made = quantize_model(
             weights,
@@ -131,10 +132,12 @@ def by_tensor(progress: Progress) -> Callable[[str, int, int], None]:
 def _with_target(job: QuantizeJob, recipe: QuantizationConfig, source: VersionFolder) -> QuantizationConfig:
     from aios_node.engine.quant.budget import bytes_for
     from aios_node.engine.quant.dtypes import count_of
+    from aios_node.engine.weights.network import is_optimizer_state
 
     if job.target_bpw is None:
         return recipe
-    count = sum(count_of(entry.shape) for entry in source.manifest.tensors)
+    tensors = (entry for entry in source.manifest.tensors if not is_optimizer_state(entry.name))
+    count = sum(count_of(entry.shape) for entry in tensors)
     return replace(recipe, target_bytes=bytes_for(job.target_bpw, count))
 
 

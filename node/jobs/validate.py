@@ -47,12 +47,13 @@ def compare(job: CompareJob, progress: Progress) -> dict[str, Any]:
     """Per-tensor errors; where both are encoders, per-layer errors and the agreement of their vectors too."""
     from aios_node.engine.quant.validate import PrecisionValidator
     from aios_node.engine.weights.folder import read_folder
+    from aios_node.engine.weights.network import NetworkWeights
 
     texts, source = _texts(job.texts)  # first: a file that cannot be read should not cost the rest
     mine, theirs = read_folder(job.folder), read_folder(job.reference)
     progress(0.2, "comparing weights")
     with mine.weights() as weights, theirs.weights() as reference:
-        found = PrecisionValidator().compare(reference, weights).to_json()
+        found = PrecisionValidator().compare(NetworkWeights(reference), NetworkWeights(weights)).to_json()
     for empty in ("failures", "passed"):
         del found[empty]  # nothing was demanded of them
     result = {
