@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aios_node.engine.errors import BadConfig
 
 _POSITIVE = ("rank", "alpha", "learning_rate", "temperature", "max_seconds")
-_NOT_NEGATIVE = ("first_layer", "anchor", "weight_decay", "seed")
+_NOT_NEGATIVE = ("first_layer", "anchor", "prox_mu", "weight_decay", "seed")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class LoRAConfig:
     temperature: float = 0.05
     anchor: float = 2.0
     """Weight of the distance from the old vectors: rows that are stored already stay findable."""
+    prox_mu: float = 0.0
+    """FedProx: mu of the pull of weights towards where training began, for nodes whose data differ; 0: none."""
     question_tokens: int = 32
     document_tokens: int = 64
     """Where texts are cut in training (never in use): most of the cost is in the documents."""

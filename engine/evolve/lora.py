@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from numpy.typing import NDArray
 
 from aios_node.engine.errors import BadConfig, BadRequest
+from aios_node.engine.evolve.proximal import low_rank_square
 from aios_node.engine.nets.config import Activation
 from aios_node.engine.nets.kernels import ACTIVATIONS
 from aios_node.engine.nets.linear import Linear, Projection
@@ -72,6 +73,11 @@ class Adapters:
             targets = ", ".join(sorted(self._targets))
             raise BadConfig(f"no linear map from layer {self._first_layer} on is named {targets}: nothing to train")
         return [part for adapter in self._adapters.values() for part in (adapter.down, adapter.up)]
+
+    @property
+    def squares(self) -> list[torch.Tensor]:
+        """For each adapter the squared distance of its weight from where it began, a scalar."""
+        return [low_rank_square(one.up, one.down, one.scale) for one in self._adapters.values()]
 
     def check(self, weights: Mapping[str, Tensor], prefix: str = "") -> None:
         """Raise BadRequest if what would be merged into is quantised: codes cannot take small changes."""

@@ -19,6 +19,7 @@ from aios_node.engine.evolve.config import LoRAConfig
 from aios_node.engine.evolve.contrastive import drift, info_nce, symmetric_info_nce
 from aios_node.engine.evolve.lora import Adapters
 from aios_node.engine.evolve.pairs import Pair
+from aios_node.engine.evolve.proximal import proximal_term
 from aios_node.engine.nets.config import EncoderConfig
 from aios_node.engine.nets.encoder import Encoder, prefix_of
 from aios_node.engine.nets.kernels import ROW_MULTIPLE
@@ -64,7 +65,8 @@ class LoRATrainer:
 
     The loss has three parts: InfoNCE inside the batch with fresh vectors on both sides; InfoNCE of
     fresh questions against the vectors that *all* training documents have now (what is stored stays
-    findable); and an anchor, the cosine distance of fresh vectors from old ones. The same seed, pairs
+    findable); and an anchor, the cosine distance of fresh vectors from old ones. With ``prox_mu`` FedProx's term
+    comes on top, the squared distance of weights from old ones. The same seed, pairs
     and machine (threads, torch) give the same weights to the bit, unless time ran out.
 
     Raises BadWeights for weights that are not this network's, BadRequest for quantised ones, BadConfig
@@ -141,7 +143,8 @@ class LoRATrainer:
         fresh = symmetric_info_nce(questions, documents, excluded[:, chosen], config.temperature)
         stored = info_nce(questions, data.old_documents, chosen, excluded, config.temperature)
         moved = drift(questions, data.old_questions[chosen]) + drift(documents, data.old_documents[chosen])
-        return fresh + stored + config.anchor * moved
+        loss = fresh + stored + config.anchor * moved
+        return loss + proximal_term(self._adapters.squares, config.prox_mu) if config.prox_mu else loss
 
     def _vectors(self, rows: list[list[int]]) -> torch.Tensor:
         batch = self._tokenizer.pad(rows, ROW_MULTIPLE)

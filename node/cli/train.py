@@ -23,12 +23,13 @@ def encoder(
     table: Annotated[str | None, typer.Option("--table", "-t", help="Memory table to learn from.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    prox_mu: Annotated[float, typer.Option(min=0, help="FedProx: hold weights near the present ones this hard.")] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, but publish nothing.")] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Adapt an encoder to a memory table (LoRA, contrastive); publish it only if held-out retrieval gets better."""
-    args = {"model": model, "table": table, "steps": steps, "seed": seed, "publish": not dry_run}
+    args = {"model": model, "table": table, "steps": steps, "seed": seed, "publish": not dry_run, "prox_mu": prox_mu}
     result = answered(config, "train_encoder", args, as_json)
     if result is None:
         return

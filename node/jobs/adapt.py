@@ -14,7 +14,10 @@ LEAST_SIMILARITY = 0.9  # mean cosine between old and new vectors: below, stored
 
 @dataclass(frozen=True)
 class AdaptJob:
-    """``documents``: JSON lines from ``document_line``; ``steps``: None for the measured default."""
+    """``documents``: JSON lines from ``document_line``; ``steps``: None for the measured default.
+
+    ``prox_mu``: how strongly weights are held near the parent's (FedProx).
+    """
 
     base: Path
     folder: Path
@@ -22,6 +25,7 @@ class AdaptJob:
     steps: int | None
     seed: int
     parent: str
+    prox_mu: float = 0.0
 
 
 def document_line(document: Mapping[str, str]) -> bytes:
@@ -31,13 +35,14 @@ def document_line(document: Mapping[str, str]) -> bytes:
 
 def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     """Train, judge by held-out questions, and write the version where it is better."""
+    from aios_node.delta.merge.samples import learned
     from aios_node.engine.evolve.adapt import adapt
     from aios_node.engine.evolve.config import LoRAConfig
     from aios_node.engine.evolve.pairs import make_pairs, split_pairs
     from aios_node.engine.weights.folder import read_folder, write_folder
 
     split = split_pairs(make_pairs(list(_documents(job.documents))), seed=job.seed)
-    config = LoRAConfig(seed=job.seed)
+    config = LoRAConfig(seed=job.seed, prox_mu=job.prox_mu)
     if job.steps is not None:
         config = replace(config, steps=job.steps)
     source = read_folder(job.base)
@@ -47,7 +52,8 @@ def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
         result = adapt(weights, files, split, config, lambda at: progress(at.step / at.steps, f"loss {at.loss:.3f}"))
         report = _verdict(result.report.to_json())
         if report["better"]:
-            recipe = {"method": "lora-merged", **asdict(config), "documents": len(split.train)}
+            how = {"method": "lora-merged", **asdict(config), "documents": len(split.train)}
+            recipe = learned(how, source.manifest.recipe, len(split.train))
             write_folder(job.folder, result.weights, files, parents=[job.parent], recipe=recipe, reuse=source)
     return {**report, "questions": len(split.held_out)}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from aios_node.engine.errors import BadRequest
 from aios_node.node import jobs
 from aios_node.node.operations.registry import Args, Progress, operation
@@ -25,11 +27,12 @@ class TrainEncoderArgs(Args):
     steps: int | None = None
     seed: int = 0
     publish: bool = True
+    prox_mu: float = Field(0.0, ge=0, le=1e6)
 
 
 @operation(
     "train_encoder",
-    "{model, table?, steps?, seed?, publish?} -> {before, after, questions, published, version, reason}",
+    "{model, table?, steps?, seed?, publish?, prox_mu?} -> {before, after, questions, published, version, reason}",
     "admin",
     "weights/{model}",
     long=True,
@@ -42,7 +45,7 @@ def train_encoder(core: NodeCore, args: TrainEncoderArgs, progress: Progress) ->
     started = time.monotonic()
     with core.store.workspace() as folder, core.store.workspace() as work, core.store.pin(source) as base:
         documents = _write_documents(core, table, work / "documents.jsonl")
-        job = jobs.AdaptJob(base, folder, documents, args.steps, args.seed, source)
+        job = jobs.AdaptJob(base, folder, documents, args.steps, args.seed, source, args.prox_mu)
         report = core.workers.run(jobs.adapt_encoder, job, progress=progress)
         version = core.publish(args.model, folder) if report["better"] and args.publish else None
     return {

@@ -17,6 +17,7 @@ from aios_node.engine.evolve.config import LoRAConfig
 from aios_node.engine.evolve.contrastive import drift, info_nce, symmetric_info_nce
 from aios_node.engine.evolve.lora import Adapters, LowRank
 from aios_node.engine.evolve.pairs import Pair
+from aios_node.engine.evolve.proximal import low_rank_square, proximal_term
 from aios_node.engine.evolve.train import LoRATrainer, Progress, TrainReport, learning_rate
 from aios_node.engine.nets.config import EncoderConfig
 from aios_node.engine.nets.encoder import Encoder
@@ -153,6 +154,25 @@ def test_training_lowers_the_loss_and_the_anchor_holds(bench: Bench) -> None:
     assert report.last_loss < report.first_loss
     old = bench.vectors(bench.weights)
     assert drift(bench.vectors(held), old) < drift(bench.vectors(free), old) / 2
+
+
+def distance(merged: dict[str, Any], start: dict[str, Any]) -> float:
+    """How far all weights together are from where they began."""
+    return math.sqrt(sum(float(((merged[name] - start[name]).astype(np.float64) ** 2).sum()) for name in start))
+
+
+def test_the_proximal_term_pulls_weights_towards_the_start(bench: Bench) -> None:
+    free, held, tied = (distance(bench.trained(prox_mu=mu, steps=24)[0], bench.weights) for mu in (0.0, 1e2, 1e4))
+    assert tied < held < free
+    assert tied < free / 4
+
+
+def test_the_proximal_term_is_half_mu_times_the_squared_change() -> None:
+    random = torch.Generator().manual_seed(0)
+    up, down = torch.randn(5, 2, generator=random), torch.randn(2, 7, generator=random)
+    square = low_rank_square(up, down, 3.0)
+    assert float(square) == pytest.approx(float(((3.0 * up @ down) ** 2).sum()), rel=1e-5)
+    assert float(proximal_term([square, square], 0.5)) == pytest.approx(0.5 * float(square))
 
 
 def test_progress_is_told_after_every_step(bench: Bench) -> None:
