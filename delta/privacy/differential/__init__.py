@@ -1,0 +1,1 @@
+"""Differential privacy of an update: clip it, add noise, account for what was spent."""
