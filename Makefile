@@ -120,7 +120,7 @@ $(STAMPS)/dev: requirements/dev.txt | $(STAMPS)/project
 	@touch $@
 
 $(STAMPS)/bench: requirements/bench.txt | $(STAMPS)/dev
-	@echo "[bench] what the benchmarks compare with, pinned and hashed (about 60 MB to download)"
+	@echo "[bench] what the benchmarks compare with, pinned and hashed (about 85 MB to download)"
 	@$(PIP) --require-hashes --no-deps -r requirements/bench.txt
 	@touch $@
 
