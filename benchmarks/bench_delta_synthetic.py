@@ -34,7 +34,8 @@ def run() -> dict[str, object]:
         figures |= _targets(precision, [found for found, _ in measured])
         figures[f"{precision}: raw bytes over coded bytes"] = _table(measured, others)
         if can_draw():
-            figures["plots"][precision] = _plot(precision, X"bytes beyond 0.1 % and 64 over the smaller plain coding"] = {"value": worst, "target": "0"}
+            figures["plots"][precision] = _plot(precision, [found for found, _ in measured])
+    figures["bytes beyond 0.1 % and 64 over the smaller plain coding"] = {"value": worst, "target": "0"}
     if not can_draw():
         figures["pictures"] = MISSING
     return figures
