@@ -66,7 +66,11 @@ class NodeCore:
         with ExitStack() as stack:
             identity = load_identity(config.keys_dir, certificate_hosts(config))
             store = stack.enter_context(
-                VersionStore.open(config.data_dir / "store", max_staged_bytes=config.store.staging_mb * MIB)
+                VersionStore.open(
+                    config.data_dir / "store",
+                    max_staged_bytes=config.store.staging_mb * MIB,
+                    max_archive_bytes=config.store.history_mb * MIB,
+                )
             )
             core = cls(config, identity, store)
             stack.callback(core.models.close)

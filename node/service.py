@@ -21,6 +21,7 @@ from aios_node.delta.store.folderlock import FolderLock
 from aios_node.engine.errors import AiosError, BadConfig
 from aios_node.flight.calls import CallRecord
 from aios_node.flight.ports import Ports
+from aios_node.node.archiving import prune
 from aios_node.node.config import NodeConfig
 from aios_node.node.core import NodeCore
 from aios_node.node.derive import Deriver
@@ -191,7 +192,7 @@ class Service:
         """After a change: rows stored before there was an encoder are embedded, old versions collected."""
         try:
             self._core.embed_waiting()
-            self._core.store.gc(keep_last=self._core.config.store.keep_versions)
+            prune(self._core)
         except AiosError as error:
             log.error("not tidied up", error=error.message)
 

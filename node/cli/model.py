@@ -93,7 +93,7 @@ def show(name: Name, version: Version = None, config: Config = None, as_json: Js
         for t in result["tensors"]
     ]
     print_table("", ["tensor", "shape", "dtype", "precision", "size"], tensors, empty="no tensors")
-    _print_versions(result["versions"])
+    _print_versions(result["versions"], result["archived"])
 
 
 @app.command()
@@ -249,7 +249,7 @@ def _origin(model: dict[str, Any]) -> str:
     return f"{source['model']} {short(source['version'])}" if source else "-"
 
 
-def _print_versions(versions: list[dict[str, Any]]) -> None:
+def _print_versions(versions: list[dict[str, Any]], archived: list[dict[str, Any]]) -> None:
     rows = [
         ("* " if v["active"] else "  ") + short(v["id"]) + "  " + ", ".join(short(p) for p in v["parents"])
         for v in versions
@@ -272,3 +272,6 @@ def _show_quantized(result: dict[str, Any]) -> None:
         )
     for warning in result["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
+    if archived:
+        print("\narchived (`model activate` rebuilds them; size as a backward delta):")
+        print("\n".join(f"  {short(v['id'])}  {human_bytes(v['bytes'])}" for v in archived))

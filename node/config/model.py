@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from aios_node.engine.errors import BadConfig
 from aios_node.node.grants import parse_grant
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -84,6 +85,8 @@ class StoreSection(Section):
     """The version store."""
 
     keep_versions: int = Field(8, ge=2, description="versions kept per model beside those still referenced")
+    history_mb: int = Field(1024, ge=0, description="most that older versions may take as backward deltas; 0: none")
+    cache_mb: int = Field(2048, ge=1, description="most that packages and rebuilt bases for peers may take on disk")
     staging_mb: int = Field(8192, ge=1, description="most that unfinished transfers may hold on disk")
 
 

@@ -33,7 +33,9 @@ __all__ = [
     "document_line",
     "export",
     "failures",
+    "RebuildJob",
     "import_model",
     "quantize",
     "read_recipe",
 ]
+    "rebuild_version",

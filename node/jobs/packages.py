@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from aios_node.delta.offers import PackageInfo
 
+if TYPE_CHECKING:
+    from aios_node.delta.store.backward import Route
+
 Progress = Callable[[float, str], None]
+CLOSE_TO_FULL: Final = 0.5
+"""A delta that takes more than this share of the raw version is compared with a full package."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +37,46 @@ class ApplyJob:
     folder: Path
 
 
+@dataclass(frozen=True)
+class RebuildJob:
+    """The way to an archived version, and an empty folder for it."""
+
+    route: Route
+    folder: Path
+
+
 def build_package(job: PackageJob, progress: Progress) -> PackageInfo:
-    """Write the package to ``job.out``; the same job always gives the same bytes."""
+    """Write the package to ``job.out``, never larger than a full one; the same job always gives the same bytes."""
+    info = _build(job, job.base, job.out, progress)
+    if info.mode == "full" or info.bytes <= info.full_bytes * CLOSE_TO_FULL:
+        return info
+    beside = job.out.with_name(job.out.name + ".full")
+    try:
+        full = _build(job, None, beside, progress)
+        if full.bytes >= info.bytes:
+            return info
+        beside.replace(job.out)
+        return full
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def rebuild_version(job: RebuildJob, _progress: Progress) -> None:
+    """Follow backward deltas to an archived version and write it to ``job.folder``."""
+    from aios_node.delta.store.backward import rebuild
+
+    rebuild(job.route, job.folder)
+
+
+def _build(job: PackageJob, base: Path | None, path: Path, progress: Progress) -> PackageInfo:
     from aios_node.delta.codec.body import Coding
     from aios_node.delta.package.package import build_package as build
     from aios_node.engine.weights.folder import read_folder
 
-    with job.out.open("w+b") as out:
+    with path.open("w+b") as out:
         return build(
             out,
-            base=read_folder(job.base) if job.base else None,
+            base=read_folder(base) if base else None,
             target=read_folder(job.target),
             envelope=job.envelope,
             coding=Coding(codecs=job.codecs),

@@ -11,6 +11,7 @@ from aios_node.delta.names import check_model
 from aios_node.delta.offers import Source
 from aios_node.engine.errors import BadRequest, UnknownModel, choices
 from aios_node.node import jobs
+from aios_node.node.archiving import stored_version
 from aios_node.node.operations.general import NoArgs, model_summary
 from aios_node.node.operations.registry import Args, Progress, operation
 
@@ -90,7 +91,8 @@ def model_list(core: NodeCore, _args: NoArgs, _progress: Progress) -> dict[str, 
 
 @operation(
     "versions",
-    "{model} -> {model, active, heads, versions: [{id, parents, quant, bytes, created_at}]}",
+    "{model} -> {model, active, heads, versions: [{id, parents, quant, bytes, created_at}], "
+    "archived: [{id, created_at, bytes}]}",
     "read",
     "weights/{model}",
 )
@@ -111,11 +113,15 @@ def versions(core: NodeCore, args: ModelArgs, _progress: Progress) -> dict[str, 
             }
             for info in known
         ],
+        "archived": _archived(core, args.model),
     }
 
 
 @operation(
-    "model_show", "{model, version?} -> {model, version, parents, recipe, tensors, versions}", "admin", "node/models"
+    "model_show",
+    "{model, version?} -> {model, version, parents, recipe, tensors, versions, archived}",
+    "admin",
+    "node/models",
 )
 def model_show(core: NodeCore, args: VersionArgs, _progress: Progress) -> dict[str, Any]:
     """One version in detail."""
@@ -145,6 +151,7 @@ def model_show(core: NodeCore, args: VersionArgs, _progress: Progress) -> dict[s
             {"id": info.id, "parents": list(info.parents), "active": info.id == active}
             for info in core.store.versions(args.model)
         ],
+        "archived": _archived(core, args.model),
     }
 
 
@@ -232,8 +239,8 @@ def model_diff(core: NodeCore, args: DiffArgs, progress: Progress) -> dict[str, 
 
 @operation("activate", "{model, version} -> {model, active, previous}", "admin", "weights/{model}")
 def activate(core: NodeCore, args: ActivateArgs, _progress: Progress) -> dict[str, Any]:
-    """Serve another version from now on."""
-    return _pointers(core.store.activate(args.model, core.version(args.model, args.version)))
+    """Serve another version from now on; one that is only archived is rebuilt before."""
+    return _pointers(core.store.activate(args.model, stored_version(core, args.model, args.version)))
 
 
 @operation("rollback", "{model} -> {model, active, previous}", "admin", "weights/{model}")
@@ -244,6 +251,16 @@ def rollback(core: NodeCore, args: ModelArgs, _progress: Progress) -> dict[str, 
 
 def _pointers(pointers: Pointers) -> dict[str, Any]:
     return {"model": pointers.model, "active": pointers.active, "previous": pointers.previous}
+
+
+def _archived(core: NodeCore, model: str) -> list[dict[str, Any]]:
+    """Versions that ``activate`` can bring back, newest first; ``bytes`` is what each takes in the archive."""
+    entries = core.store.archive.entries
+    return [
+        {"id": version, "created_at": member.created_at, "bytes": entries[version].size}
+        for version, member in core.store.archived(model).items()
+        if version in entries
+    ]
 
 
 def _stored(core: NodeCore, model: str, version: str) -> dict[str, Any]:

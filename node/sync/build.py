@@ -13,6 +13,7 @@ from aios_node.delta.exchange.effects import TransferDone
 from aios_node.delta.exchange.session import SyncSession
 from aios_node.delta.offers import Decision, Offer
 from aios_node.engine.errors import BadWeights, Unauthenticated
+from aios_node.flight.limits import MIB
 from aios_node.flight.ports import Principal
 from aios_node.node import jobs
 from aios_node.node.identity import verify
@@ -24,8 +25,6 @@ from aios_node.node.sync.work import TransferWork
 
 if TYPE_CHECKING:
     from aios_node.node.core import NodeCore
-
-CACHE_BYTES = 2 << 30  # packages kept for peers that ask for the same
 
 
 def build_sync(core: NodeCore) -> SyncService:
@@ -49,7 +48,8 @@ class _Sessions:
         self._claims = _Claims()
         self._refused: set[tuple[str, str]] = set()
         folder = core.config.data_dir / "outgoing"
-        self._packages = OutgoingPackages(folder, core.store, core.workers, max_bytes=CACHE_BYTES)
+        max_bytes = core.config.store.cache_mb * MIB
+        self._packages = OutgoingPackages(folder, core.store, core.workers, max_bytes=max_bytes)
 
     def session(self, peer: Principal, only: str | None) -> SyncSession:
         core = self._core

@@ -1,25 +1,36 @@
 """Packages on their way out: built once by a worker, kept under a bound, shared by all who ask.
 
 The same key gives the same bytes, so that a transfer that broke off goes on where it stopped, also
-with a package that was built anew.
+with a package that was built anew. A base that was pruned here is rebuilt from the archive, so that a peer
+that is far behind gets one direct delta; where that is not possible the package is full.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import structlog
+
 from aios_node.delta.chunks import TransferKey
+from aios_node.delta.names import short
 from aios_node.delta.offers import PackageInfo
 from aios_node.delta.store.store import VersionStore
+from aios_node.engine.errors import AiosError, Busy, Unavailable
+from aios_node.engine.weights.folder import read_folder
 from aios_node.node import jobs
 from aios_node.node.files import read_json, write_json
+from aios_node.node.sync.diskcache import DiskCache, Held
 from aios_node.node.workers import Workers
+
+log = structlog.get_logger("sync")
+
+PACKAGE = "package"
+INFO = "info.json"
 
 
 @dataclass(frozen=True)
@@ -32,74 +43,75 @@ class Lease:
 
 
 class OutgoingPackages:
-    """A cache of packages on disk, least recently used out first. Thread-safe."""
+    """Packages and rebuilt bases in one cache on disk. Thread-safe."""
 
     def __init__(self, folder: Path, store: VersionStore, workers: Workers, *, max_bytes: int) -> None:
-        self._folder = folder
         self._store = store
         self._workers = workers
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._building: dict[str, threading.Lock] = {}
-        self._readers: Counter[str] = Counter()
-        folder.mkdir(parents=True, exist_ok=True)
+        self._cache = DiskCache(folder, max_bytes=max_bytes)
 
     def prepare(self, key: TransferKey, codecs: tuple[str, ...]) -> Lease:
         """The package of ``key`` in these codecs, from the cache or built now. Raises AiosError."""
-        name = _name(key, codecs)
-        with self._lock:
-            self._readers[name] += 1
-            building = self._building.setdefault(name, threading.Lock())
-        try:
-            with building:
-                info = self._cached(name) or self._build(name, key, codecs)
-            self._trim()
-        except BaseException:
-            self._leave(name)
-            raise
-        return Lease(self._folder / name, info, lambda: self._leave(name))
+        held = self._cache.hold(_name(key, codecs), lambda work: self._build(work, key, codecs), _whole_package)
+        info = PackageInfo(**read_json(held.path / INFO, None))
+        return Lease(held.path / PACKAGE, info, held.release)
 
-    def _leave(self, name: str) -> None:
-        with self._lock:
-            self._readers[name] -= 1
-
-    def _cached(self, name: str) -> PackageInfo | None:
-        path = self._folder / name
-        facts = read_json(path.with_suffix(".json"), None)
-        if facts is None or not path.exists() or path.stat().st_size != facts["bytes"]:
-            return None
-        path.touch()
-        return PackageInfo(**facts)
-
-    def _build(self, name: str, key: TransferKey, codecs: tuple[str, ...]) -> PackageInfo:
-        path = self._folder / name
-        partial = path.with_suffix(".part")
+    def _build(self, work: Path, key: TransferKey, codecs: tuple[str, ...]) -> None:
         envelope = self._store.envelope(key.model, key.version)
-        with self._store.pin(key.version) as target:
-            if key.base is not None and self._store.has(key.base):
-                with self._store.pin(key.base) as base:
-                    job = jobs.PackageJob(base, target, envelope, codecs, partial)
-                    info = self._workers.run(jobs.build_package, job)
-            else:
-                info = self._workers.run(jobs.build_package, jobs.PackageJob(None, target, envelope, codecs, partial))
-        partial.replace(path)
-        write_json(path.with_suffix(".json"), asdict(info))
-        return info
+        with self._store.pin(key.version) as target, self._base(key) as base:
+            job = jobs.PackageJob(base, target, envelope, codecs, work / PACKAGE)
+            info = self._workers.run(jobs.build_package, job)
+        write_json(work / INFO, asdict(info))
 
-    def _trim(self) -> None:
-        """Remove the least recently used packages until the bound holds; never one that is being read."""
-        with self._lock:
-            packages = sorted(self._folder.glob("*.pkg"), key=lambda path: path.stat().st_mtime_ns)
-            total = sum(path.stat().st_size for path in packages)
-            for path in packages:
-                if total <= self._max_bytes:
-                    return
-                if self._readers[path.name] <= 0:
-                    total -= path.stat().st_size
-                    path.unlink()
-                    path.with_suffix(".json").unlink(missing_ok=True)
+    @contextmanager
+    def _base(self, key: TransferKey) -> Iterator[Path | None]:
+        """The folder of the base, stored or rebuilt; None where there is none to be had.
+
+        Only an ancestor is taken: a delta from anything else would tell who reads one model about another one.
+        """
+        if key.base is None or key.base not in self._store.ancestors(key.version):
+            yield None
+        elif self._store.has(key.base):
+            with self._store.pin(key.base) as base:
+                yield base
+        else:
+            held = self._rebuilt(key.base)
+            try:
+                yield held.path if held else None
+            finally:
+                if held:
+                    held.release()
+
+    def _rebuilt(self, version: str) -> Held | None:
+        facts = self._store.picture.facts.get(version)
+        if facts is None or facts.bytes > self._cache.max_bytes or version not in self._store.archive.entries:
+            return None
+        try:
+            return self._cache.hold(version, lambda work: self._rebuild(version, work), _whole_version)
+        except (Busy, Unavailable):
+            raise  # a full package would not be built now either
+        except AiosError as error:
+            log.warning("an archived version cannot be rebuilt", version=short(version), error=error.message)
+            return None
+
+    def _rebuild(self, version: str, work: Path) -> None:
+        with self._store.route(version) as route:
+            self._workers.run(jobs.rebuild_version, jobs.RebuildJob(route, work))
+
+
+def _whole_package(path: Path) -> bool:
+    facts = read_json(path / INFO, None)
+    package = path / PACKAGE
+    return facts is not None and package.exists() and package.stat().st_size == facts["bytes"]
+
+
+def _whole_version(path: Path) -> bool:
+    try:
+        return read_folder(path).version == path.name
+    except AiosError:
+        return False
 
 
 def _name(key: TransferKey, codecs: tuple[str, ...]) -> str:
     identity = json.dumps([key.model, key.version, key.base, sorted(codecs)])
-    return hashlib.sha256(identity.encode()).hexdigest()[:40] + ".pkg"
+    return "package-" + hashlib.sha256(identity.encode()).hexdigest()[:40]
