@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from aios_node.engine.errors import BadConfig
 from aios_node.node.grants import parse_grant
 
 Seconds = Annotated[float, Field(gt=0)]
