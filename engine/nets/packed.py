@@ -22,13 +22,15 @@ from torch.utils.dlpack import from_dlpack
 from aios_node.engine.nets.config import Activation
 from aios_node.engine.nets.kernels import ACTIVATIONS
 from aios_node.engine.quant.blocks import CompactScales, QuantizedTensor, highest_code
+from aios_node.engine.quant.scales import MOST
 
 Floats = NDArray[np.float32]
 
 FEW_ROWS = 8
 """Up to so many rows a product comes straight from the codes; beyond, floats and an ordinary product are faster."""
 
-_LANES = 16
+_LANES, _HALF = 16, 8
+_NO_TABLE, _NO_CODES = np.empty((0, 0), np.float32), np.empty(0, np.uint8)
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,19 @@ class Scales:
         if chosen is None or self.plain is None or len(scales) == 1:
             return scales, zeros
         return scales[chosen], zeros[chosen]
+
+    def table(self) -> tuple[Any, ...]:
+        """What the compiled loops open scales from, a row at a time: either two tables, or steps and codes.
+
+        Steps become float32; all else is the memory that the scales lie in.
+        """
+        compact = self.compact
+        if compact is None or compact.groups % 2:  # a row must begin at a byte
+            tables: tuple[NDArray[Any], ...] = (*self.of_rows(), _NO_TABLE, _NO_CODES, _NO_CODES)
+        else:
+            steps = compact.steps.astype(np.float32)
+            tables = (_NO_TABLE, _NO_TABLE, steps, compact.scale_codes, compact.zero_codes)
+        return (*map(_read_only, tables), np.float32(self.highest / MOST))
 
     def _opened(self, chosen: NDArray[np.int64] | None) -> tuple[Floats, Floats]:
         compact = self.compact
@@ -88,8 +103,9 @@ class PackedMatrix:
 
     @property
     def has_loops(self) -> bool:
-        """Whether the compiled loops can handle it: whole vectors of 16 in rows and in groups."""
-        return not (self.width % _LANES or self.group_size % _LANES)
+        """Whether the compiled loops can handle it: whole vectors of 16 in rows, and in groups, or halves of them."""
+        halves = self.group_size == _HALF and self.bits < 8
+        return not self.width % _LANES and (halves or not self.group_size % _LANES)
 
     def rows(self, chosen: NDArray[np.int64]) -> torch.Tensor:
         """Rows ``chosen`` [r], each 0 to n - 1: float32 [r, k]."""
@@ -107,8 +123,8 @@ class PackedMatrix:
 
     @cached_property
     def _parts(self) -> tuple[Any, ...]:
-        scales, zeros = map(_read_only, self.scales.of_rows())
-        return self.bits, _read_only(self.codes), scales, zeros, self.group_size // _LANES
+        groups = -(-self.width // self.group_size)
+        return self.bits, _read_only(self.codes), self.scales.table(), groups, self.group_size
 
     def _floats(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats) -> torch.Tensor:
         """Rows of codes [r, bytes] with their scales and zero points [r, groups] as float32 [r, k].
@@ -170,10 +186,10 @@ def _agrees(kernels: Any) -> bool:
     codes = np.arange(-12, 20, dtype=np.int8).view(np.uint8)
     scales, zeros = np.full((1, 2), 0.5, np.float32), np.array([[0, 3]], np.float32)
     tensor = QuantizedTensor(codes, scales, zeros, (1, 32), "float32", "int8", 0, 16)
-    out = np.empty((1, 32), np.float32)
-    parts = (_read_only(codes.reshape(1, 32)), _read_only(scales), _read_only(zeros))
-    kernels.fill_rows(8, *parts, 1, np.zeros(1, np.int64), out)
-    return bool(np.allclose(out, tensor.dequantize(), atol=1e-6))
+    x, out = np.linspace(-1, 2, 32, dtype=np.float32).reshape(1, 32), np.empty((1, 1), np.float32)
+    table = Scales((scales, zeros), None, 127).table()
+    kernels.multiply(8, _read_only(codes.reshape(1, 32)), table, 2, 16, _read_only(np.zeros(1, np.float32)), x, out)
+    return bool(np.allclose(out, tensor.dequantize() @ x.T, atol=1e-4))
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

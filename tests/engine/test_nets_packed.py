@@ -58,7 +58,7 @@ def matrix_of(tensor: QuantizedTensor) -> PackedMatrix:
 def tensors(draw: st.DrawFn) -> QuantizedTensor:
     bits, parts = draw(st.sampled_from([2, 4, 8])), draw(st.sampled_from([1, 3, 4, 6, 8, 12, 20, 40]))
     shape = (draw(st.integers(1, 20)), parts * 8 // bits * draw(st.sampled_from([1, 2])))
-    group = draw(st.sampled_from([0, 16, 20, 32, 64]))
+    group = draw(st.sampled_from([0, 8, 16, 20, 32, 64]))
     zero, compact, seed = draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 9))
     if draw(st.integers(0, 4)) == 0:
         return quantised(shape, bits, 0, axis=1, seed=seed)
@@ -74,6 +74,19 @@ def test_products_are_those_of_the_dequantised_weights(tensor: QuantizedTensor, 
     expected = packed.ACTIVATIONS[activation](x.double() @ weight.double().T + bias)
     assert found.shape == (1, rows, tensor.shape[0])
     assert torch.allclose(found.double(), expected, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [16, 128, 144, 384])
+@pytest.mark.parametrize("group", [8, 16, 32])
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_small_scales_are_opened_row_by_row(bits: int, group: int, columns: int, rows: int) -> None:
+    """Whole super-blocks and parts of them, even and odd numbers of groups."""
+    tensor = quantised((7, columns), bits, group, compact=True)
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows))
+    assert matrix_of(tensor).has_loops
+    found = PackedLinear(matrix_of(tensor), torch.zeros(7))(x)
+    assert torch.allclose(found, x @ torch.tensor(tensor.dequantize()).T, atol=1e-4)
 
 
 @given(tensors(), st.lists(st.integers(0, 10**6), max_size=9))

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from aios_node.engine.quant.ptq import quantize_tensor
 from aios_node.engine.quant.recipe import Settings
-from aios_node.engine.tuning.fakequant import TrainableTensor
+from aios_node.engine.tuning.fakequant import TrainableTensor, can_learn
 from aios_node.engine.weights.manifest import tensor_hash
 
 LAYOUTS = [
+    Settings("int2", symmetric=False, group_size=8, clip="mse", scales="double4"),
     Settings("int2", symmetric=False, group_size=16, clip="mse", scales="double4"),
     Settings("int4", symmetric=False, group_size=32, clip="mse", scales="double4"),
     Settings("int4", symmetric=True, group_size=16),
@@ -72,3 +73,11 @@ def test_every_parameter_learns(layout: Settings) -> None:
             loss.backward()
             optimizer.step()
         assert min(losses) < losses[0]
+
+
+@pytest.mark.parametrize(("axis", "learns"), [(0, True), (1, False), (-1, False)])
+def test_only_matrices_with_scales_along_their_rows_learn(axis: int, learns: bool) -> None:
+    layout = Settings("int4", symmetric=False, axis=axis, group_size=16)
+    assert can_learn(quantize_tensor(weight(8, 32), "float32", layout).tensor) == learns
+    cube = np.zeros((2, 4, 16), np.float32)
+    assert not can_learn(quantize_tensor(cube, "float32", Settings("int4", symmetric=False, group_size=16)).tensor)

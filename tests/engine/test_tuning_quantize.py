@@ -194,6 +194,27 @@ def test_what_gptq_cannot_round_is_named(network: Network, weights: dict[str, An
     assert isinstance(made.weights[f"{layer}.weight"], QuantizedTensor)
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("method", ["gptq", "tuned"])
+def test_scales_along_another_axis_stay_as_plain_rounding_made_them(
+    method: str, axis: int, network: Network, weights: dict[str, Any]
+) -> None:
+    """Every kind of linear map of a block once, and all maps of the other block as usual."""
+    odd = [
+        f"encoder.layer.0.{part}.weight" for part in ("attention.self.key", "attention.output.dense", "output.dense")
+    ]
+    how = recipe(method, overrides=[[name, {"axis": axis}] for name in odd])
+    plain = hashes(run(network, weights, recipe("ptq", overrides=[[name, {"axis": axis}] for name in odd])).weights)
+    warnings: list[str] = []
+    made = run(network, weights, how, warn=warnings.append)
+    found = hashes(made.weights)
+    assert {name: found[name] for name in odd} == {name: plain[name] for name in odd}
+    assert sorted(warning.split(":")[0] + ".weight" for warning in warnings) == sorted(odd)
+    others = [name for name in found if name.startswith("encoder.") and name not in odd and weights[name].ndim == 2]
+    assert others
+    assert all(found[name] != plain[name] for name in others)
+
+
 def test_networks_that_cannot_run_are_refused_before_work_starts(
     tiny_files: dict[str, bytes], weights: dict[str, Any]
 ) -> None:

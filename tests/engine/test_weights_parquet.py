@@ -44,7 +44,7 @@ def plain_tensors(draw: st.DrawFn) -> np.ndarray[Any, Any]:
 def packed_tensors(draw: st.DrawFn) -> QuantizedTensor:
     shape = draw(SHAPES)
     axis = draw(st.integers(-1, len(shape) - 1))
-    size = draw(st.sampled_from([0, 1, 4, 32]))
+    size = draw(st.sampled_from([0, 1, 4, 8, 32]))
     quant = draw(st.sampled_from(["int8", "int4", "int2"]))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     codes = random.integers(0, 2 ** min(BITS[quant], 7), shape)
