@@ -256,6 +256,9 @@ def _print_versions(versions: list[dict[str, Any]], archived: list[dict[str, Any
     ]
     print("\nversions (active *, then parents):")
     print("\n".join(rows))
+    if archived:
+        print("\narchived (`model activate` rebuilds them; size as a backward delta):")
+        print("\n".join(f"  {short(v['id'])}  {human_bytes(v['bytes'])}" for v in archived))
 
 
 def _show_quantized(result: dict[str, Any]) -> None:
@@ -272,6 +275,3 @@ def _show_quantized(result: dict[str, Any]) -> None:
         )
     for warning in result["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
-    if archived:
-        print("\narchived (`model activate` rebuilds them; size as a backward delta):")
-        print("\n".join(f"  {short(v['id'])}  {human_bytes(v['bytes'])}" for v in archived))

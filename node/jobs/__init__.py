@@ -10,14 +10,7 @@ from __future__ import annotations
 from aios_node.node.jobs.adapt import AdaptJob, adapt_encoder, document_line
 from aios_node.node.jobs.convert import ExportJob, ImportJob, export, import_model
 from aios_node.node.jobs.inspect import DiffJob, diff
-from aios_node.node.jobs.packages import (
-    ApplyJob,
-    PackageJob,
-    RebuildJob,
-    apply_package,
-    build_package,
-    rebuild_version,
-)
+from aios_node.node.jobs.packages import ApplyJob, PackageJob, apply_package, build_package
 from aios_node.node.jobs.quantize import QuantizeJob, quantize
 from aios_node.node.jobs.recipes import RecipeOptions, read_recipe
 from aios_node.node.jobs.validate import CompareJob, compare, failures
@@ -31,6 +24,7 @@ __all__ = [
     "ImportJob",
     "PackageJob",
     "QuantizeJob",
+    "RebuildJob",
     "RecipeOptions",
     "adapt_encoder",
     "apply_package",
@@ -40,9 +34,8 @@ __all__ = [
     "document_line",
     "export",
     "failures",
-    "RebuildJob",
     "import_model",
     "quantize",
     "read_recipe",
-]
     "rebuild_version",
+]
