@@ -102,6 +102,10 @@ class Fields:
     def versions(self, name: str, most: int) -> tuple[str, ...]:
         return tuple(self._version(item) for item in self.items(name, most))
 
+    def has(self, name: str) -> bool:
+        """Whether the field is there, for those that may be left out."""
+        return name in self._values
+
     def maybe(self, name: str) -> Fields | None:
         """A nested object, or None for null."""
         value = self._take(name)

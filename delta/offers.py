@@ -20,11 +20,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Partial:
+    """A package that is still on its way to the node that offers it: from which base, which one, made with what."""
+
+    base: str | None
+    root: str
+    codecs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Offer:
     """One version that a peer can send. ``bytes`` is the size of all tensors, uncompressed.
 
     ``lineage`` lists ancestors, newest first, so that the receiver finds the nearest base it has;
-    ``publisher`` is the public key (64 hex digits) that signed the version's envelope.
+    ``publisher`` is the public key (64 hex digits) that signed the version's envelope;
+    ``partial`` is None where the peer holds the version, else the package that it is receiving.
     """
 
     model: str
@@ -34,6 +44,7 @@ class Offer:
     quant: str = "none"
     derived_from: Source | None = None
     publisher: str | None = None
+    partial: Partial | None = None
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ meanwhile, and hands every outcome back with ``SyncSession.complete(effect, valu
     effect            what to do                                                   value of complete
     Send              write the two byte strings to the stream, in order           None
     FindStaged        look what is staged of this transfer                         Resume or None
+    OpenStaged        open the staging, keep the chunks whose hashes fit           missing ranges
     StageChunk        store one chunk durably (opening the staging at the first)   None
     CommitTransfer    check the package, apply it, commit the version              None
     DiscardStaged     forget what is staged                                        None
     PreparePackage    build the package into a file                                PackageInfo
+    SharePackage      the same, or open the one that is arriving here              Shared
     ReadChunk         read one piece of that file                                  bytes
     ReleasePackage    the file is not needed any more                              None
     TransferDone      take note                                                    None
@@ -24,6 +26,7 @@ from typing import Literal
 from aios_node.delta.chunks import TransferKey
 from aios_node.delta.exchange.wire import Message
 from aios_node.delta.offers import Mode, Offer, PackageInfo
+from aios_node.delta.swarm.description import Description
 
 Direction = Literal["received", "sent"]
 
@@ -65,6 +68,15 @@ class FindStaged:
 
 
 @dataclass(frozen=True)
+class OpenStaged:
+    """Protocol 2: sessions that gather the same package share what is staged."""
+
+    transfer: int
+    key: TransferKey
+    description: Description
+
+
+@dataclass(frozen=True)
 class StageChunk:
     transfer: int
     key: TransferKey
@@ -94,6 +106,24 @@ class PreparePackage:
     transfer: int
     key: TransferKey
     codecs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SharePackage:
+    """Protocol 2. ``arriving`` describes the package that is being gathered here; None: build it."""
+
+    transfer: int
+    key: TransferKey
+    codecs: tuple[str, ...]
+    arriving: Description | None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What SharePackage found. ``origin``: the package was built here, not received."""
+
+    description: Description
+    origin: bool
 
 
 @dataclass(frozen=True)
@@ -128,10 +158,12 @@ class SessionDone:
 Effect = (
     Send
     | FindStaged
+    | OpenStaged
     | StageChunk
     | CommitTransfer
     | DiscardStaged
     | PreparePackage
+    | SharePackage
     | ReadChunk
     | ReleasePackage
     | TransferDone

@@ -62,6 +62,7 @@ class Receiving:
         self.offer = offer
         self.result: TransferResult | None = None
         self.wants_full = False
+        self.quiet = False
         self._transfer, self._outbox, self._most_bytes = transfer, outbox, most_bytes
         self._key = TransferKey(offer.model, offer.version, base)
         self._resume: Resume | None = None

@@ -37,6 +37,7 @@ class Sending:
     def __init__(self, want: Want, codecs: tuple[str, ...], outbox: Outbox) -> None:
         self.state = Out.WAITING
         self.result: TransferResult | None = None
+        self.quiet = False
         self._transfer, self._outbox, self._codecs = want.transfer, outbox, codecs
         self._key = TransferKey(want.model, want.version, want.base)
         self._resume = want.resume
@@ -46,6 +47,11 @@ class Sending:
         self._round = 0
         self._described = self._reading = False
         self._bytes = self._resumed = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether its turn to be prepared has not come."""
+        return self.state is Out.WAITING
 
     def begin(self) -> None:
         """Have the package built."""

@@ -1,6 +1,10 @@
 """The sync exchange as a pure state machine: messages in, effects out, both directions in one stream.
 
-    HELLO -> OFFER -> WANT -> CHUNK... -> COMMIT -> COMMITTED | ABORT         DONE, PING at any time after OFFER
+    protocol 1:  HELLO -> OFFER -> WANT -> CHUNK... -> COMMIT -> COMMITTED | ABORT
+    protocol 2:  HELLO -> OFFER -> WANT -> SHARE -> HAVE..., REQUEST..., CHUNK... -> COMMITTED | ABORT
+
+DONE and PING come at any time after OFFER. Protocol 2 is spoken where both have a swarm: what several sessions of a
+node receive together, they share through it, and what is still arriving is offered to others.
 
 Knows no sockets, files, threads or clocks. The driver owns those: it hands in what arrives (``receive``) and how its
 own work went (``complete``, ``fail``), and performs the effects that every call returns (``effects`` lists them).
@@ -11,7 +15,8 @@ session with an ABORT that carries its code. The session decides nothing about v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import ClassVar
 
@@ -20,10 +25,13 @@ from aios_node.delta.exchange.effects import (
     CommitTransfer,
     Effect,
     FindStaged,
+    OpenStaged,
     PreparePackage,
     ReadChunk,
     Send,
     SessionDone,
+    Shared,
+    SharePackage,
     StageChunk,
     TransferDone,
     TransferResult,
@@ -34,23 +42,30 @@ from aios_node.delta.exchange.outgoing import Outgoing
 from aios_node.delta.exchange.transitions import Table, listed
 from aios_node.delta.exchange.wire import (
     OFFERS_PER_MESSAGE,
-    PROTOCOLS,
+    PASSED_ON,
+    PUSHED,
     Abort,
     Chunk,
     Commit,
     Committed,
     Done,
+    Have,
     Hello,
     Offers,
     Ping,
+    Request,
+    Share,
     Want,
     decode,
 )
 from aios_node.delta.limits import DEFAULT_LIMITS
-from aios_node.delta.offers import Offer, PackageInfo, Resume, SyncPolicy
+from aios_node.delta.offers import Offer, PackageInfo, Partial, Resume, SyncPolicy
+from aios_node.delta.swarm.gathering import Stage
+from aios_node.delta.swarm.swarm import Swarm
 from aios_node.engine.errors import AiosError, BadRequest, ProtocolError, TransferAborted
 
-Answer = PackageInfo | Resume | bytes | memoryview | None
+Answer = PackageInfo | Resume | Shared | tuple[tuple[int, int], ...] | bytes | memoryview | None
+MayOffer = Callable[[Offer], bool]
 
 
 @dataclass(frozen=True)
@@ -87,8 +102,29 @@ class SyncSession:
     Never raises for what a peer does. RuntimeError tells a driver that it broke the rules.
     """
 
-    def __init__(self, offers: Iterable[Offer], policy: SyncPolicy, config: SessionConfig | None = None) -> None:
+    def __init__(
+        self,
+        offers: Iterable[Offer],
+        policy: SyncPolicy,
+        config: SessionConfig | None = None,
+        *,
+        swarm: Swarm | None = None,
+        peer: str = "",
+        may_offer: MayOffer = lambda offer: True,
+        news: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``swarm``: what this node's sessions share; ``peer``: the identity that the peer has proved.
+
+        ``may_offer``: whether this peer may have what is still arriving here. ``news`` is called, from any session of
+        the swarm, when ``look`` should be.
+        """
         self.phase = Phase.NEW
+        self.news = news
+        self._swarm, self._may_offer = swarm, may_offer
+        self._guard: AbstractContextManager[object] = nullcontext() if swarm is None else swarm.guard
+        with self._guard:
+            self._link = 0 if swarm is None else swarm.connect(peer, self._tell)
+        self._protocol = PUSHED
         self._config = config = config or SessionConfig()
         self._offered = {(offer.model, offer.version): offer for offer in offers}
         self._outbox = Outbox()
@@ -98,8 +134,10 @@ class SyncSession:
             parallel=config.parallel,
             offers=config.offers,
             most_bytes=config.package_bytes,
+            swarm=swarm,
+            link=self._link,
         )
-        self._outgoing = Outgoing(self._offered, self._outbox, served=config.served)
+        self._outgoing = Outgoing(self._offered, self._outbox, served=config.served, swarm=swarm, link=self._link)
         self._codecs: tuple[str, ...] = ()
         self._expected = 0
         self._said_done = False
@@ -118,7 +156,13 @@ class SyncSession:
     @property
     def busy(self) -> bool:
         """Whether a job of the driver is under way, so that PING may tell the peer to be patient."""
-        return self._outbox.open(PreparePackage, CommitTransfer, StageChunk, FindStaged) > 0
+        jobs = (PreparePackage, SharePackage, CommitTransfer, StageChunk, FindStaged, OpenStaged)
+        return self._outbox.open(*jobs) > 0 or self._incoming.busy
+
+    @property
+    def moved(self) -> int:
+        """Chunks that all sessions of this node have gathered together: a link that waits for others looks at this."""
+        return 0 if self._swarm is None else self._swarm.moved
 
     @property
     def results(self) -> tuple[TransferResult, ...]:
@@ -130,8 +174,12 @@ class SyncSession:
         if self.phase is not Phase.NEW:
             raise RuntimeError("start() was called before")
         self.phase = Phase.GREETING
-        self._outbox.say(Hello(PROTOCOLS, choose(self._config.codecs)))
+        self._outbox.say(Hello(self._protocols, choose(self._config.codecs)))
         return self._outbox.drain()
+
+    def look(self) -> list[Effect]:
+        """Other sessions of this node have news."""
+        return self._guarded(lambda: None)
 
     def receive(self, metadata: bytes, data: bytes | memoryview = b"") -> list[Effect]:
         """One message from the stream. Call it only while ``can_receive``."""
@@ -159,24 +207,30 @@ class SyncSession:
 
     def abort(self, error: AiosError) -> list[Effect]:
         """End the session from this side, telling the peer why. What is staged stays staged."""
-        if not self.over:
-            self._outbox.say(Abort(None, None, error.code, error.message))
-            self._close(error.code, error.message)
-        return self._outbox.drain()
+        with self._guard:
+            if not self.over:
+                self._outbox.say(Abort(None, None, error.code, error.message))
+                self._close(error.code, error.message)
+            return self._outbox.drain()
 
     def disconnected(self, reason: str = "the stream ended") -> list[Effect]:
         """The stream is gone. Without COMMIT that is an abort; what is staged stays staged."""
-        if not self.over:
-            self._close(TransferAborted.code, reason)
-        return self._outbox.drain()
+        with self._guard:
+            if not self.over:
+                self._close(TransferAborted.code, reason)
+            return self._outbox.drain()
+
+    def _tell(self) -> None:
+        self.news()
 
     def _guarded(self, step: Callable[[], None]) -> list[Effect]:
-        try:
-            step()
-            self._settle()
-        except AiosError as error:
-            return self.abort(error)
-        return self._outbox.drain()
+        with self._guard:
+            try:
+                step()
+                self._settle()
+            except AiosError as error:
+                return self.abort(error)
+            return self._outbox.drain()
 
     def _receive(self, metadata: bytes, data: bytes | memoryview) -> None:
         number, message = decode(metadata, data)
@@ -188,12 +242,18 @@ class SyncSession:
         listed(self.TABLE, self.phase, message, "in a session")(self, message)
 
     def _on_hello(self, hello: Hello) -> None:
-        if not set(hello.protocols) & set(PROTOCOLS):
-            raise ProtocolError(f"no common protocol: {PROTOCOLS} here, {hello.protocols} there: update one of us")
+        common = set(hello.protocols) & set(self._protocols)
+        if not common:
+            raise ProtocolError(
+                f"no common protocol: {self._protocols} here, {hello.protocols} there: update one of us"
+            )
+        self._protocol = max(common)
         try:
             self._codecs = choose(set(hello.codecs) & set(self._config.codecs))
         except BadRequest as error:
             raise ProtocolError(error.message) from None
+        self._incoming.agreed(self._codecs, pulls=self._pulls)
+        self._outgoing.agreed(pulls=self._pulls)
         self.phase = Phase.LISTENING
         offers = tuple(self._offered.values())
         for first in range(0, max(1, len(offers)), OFFERS_PER_MESSAGE):
@@ -205,10 +265,29 @@ class SyncSession:
         if message.last:
             self.phase = Phase.TRADING
 
+    def _on_late_offers(self, message: Offers) -> None:
+        """Protocol 2: something begins to arrive at the peer."""
+        self._only_when_pulling("OFFER")
+        self._incoming.offered(message.offers)
+
+    def _on_share(self, message: Share | Have) -> None:
+        self._only_when_pulling(message.kind.upper())
+        self._incoming.handle(message)
+
+    def _on_request(self, message: Request) -> None:
+        self._only_when_pulling("REQUEST")
+        self._outgoing.handle(message)
+
+    def _only_when_pulling(self, what: str) -> None:
+        if not self._pulls:
+            raise ProtocolError(f"{what} is not allowed here in protocol {self._protocol}")
+
     def _on_want(self, want: Want) -> None:
         self._outgoing.want(want, self._codecs)
 
     def _on_package(self, message: Chunk | Commit) -> None:
+        if self._pulls and isinstance(message, Commit):
+            raise ProtocolError("COMMIT does not belong to protocol 2")
         self._incoming.handle(message)
 
     def _on_committed(self, message: Committed) -> None:
@@ -232,9 +311,9 @@ class SyncSession:
 
     def _complete(self, effect: Effect, value: Answer) -> None:
         match effect:
-            case FindStaged() | StageChunk() | CommitTransfer():
+            case FindStaged() | OpenStaged() | StageChunk() | CommitTransfer():
                 self._incoming.complete(effect.transfer, effect, value)
-            case PreparePackage() | ReadChunk():
+            case PreparePackage() | SharePackage() | ReadChunk():
                 self._outgoing.complete(effect, value)
             case Send(message=Chunk()):
                 self._outgoing.chunk_sent()
@@ -243,9 +322,9 @@ class SyncSession:
 
     def _fail(self, effect: Effect, error: AiosError) -> None:
         match effect:
-            case FindStaged() | StageChunk() | CommitTransfer():
+            case FindStaged() | OpenStaged() | StageChunk() | CommitTransfer():
                 self._incoming.fail(effect.transfer, effect, error)
-            case PreparePackage() | ReadChunk():
+            case PreparePackage() | SharePackage() | ReadChunk():
                 self._outgoing.fail(effect, error)
             case Send() if not self.over:
                 self._close(TransferAborted.code, error.message)
@@ -259,13 +338,45 @@ class SyncSession:
         self._collect()
         if self.phase in {Phase.TRADING, Phase.PEER_DONE}:
             self._incoming.begin()
+            self._incoming.look()
+            self._outgoing.look()
+            self._collect()
+            self._incoming.begin()
             self._outgoing.pump()
             self._collect()
-            if self._incoming.idle and not self._said_done:
+            gathering = self._offer_arriving()
+            if self._incoming.idle and not self._said_done and not gathering:
                 self._said_done = True
                 self._outbox.say(Done())
         if self._said_done and self.phase is Phase.PEER_DONE:
             self._close(None, "")
+
+    def _offer_arriving(self) -> bool:
+        """Offer what is arriving here; whether the peer may still come to send some of it."""
+        if self._swarm is None or not self._pulls or self.phase is Phase.PEER_DONE:
+            return False
+        waiting, fresh = False, []
+        for gathering in self._swarm.offered():
+            partial = Partial(gathering.key.base, gathering.description.root, gathering.codecs)
+            offer = replace(gathering.offer, partial=partial)
+            version = offer.model, offer.version
+            if version in self._offered:
+                waiting |= gathering.stage is not Stage.IDLE
+            elif not self._said_done and not self._incoming.has_whole(*version) and self._may_offer(offer):
+                self._offered[version] = offer
+                fresh.append(offer)
+                waiting = True
+        for first in range(0, len(fresh), OFFERS_PER_MESSAGE):
+            self._outbox.say(Offers(tuple(fresh[first : first + OFFERS_PER_MESSAGE]), last=True))
+        return waiting
+
+    @property
+    def _pulls(self) -> bool:
+        return self._protocol == PASSED_ON
+
+    @property
+    def _protocols(self) -> tuple[int, ...]:
+        return (PUSHED,) if self._swarm is None else (PUSHED, PASSED_ON)
 
     def _collect(self) -> None:
         for half in (self._incoming, self._outgoing):
@@ -280,6 +391,9 @@ class SyncSession:
             self._incoming.cut(code, message)
             self._outgoing.cut(code, message)
             self._collect()
+        if self._swarm is not None:
+            self._swarm.leave(self._link)
+            self._swarm.tell(self._link)
         self._outbox.ask(SessionDone(code, message, self.results))
 
     TABLE: ClassVar[Table] = {
@@ -288,13 +402,19 @@ class SyncSession:
         (Phase.LISTENING, Offers): _on_offers,
         (Phase.LISTENING, Abort): _on_abort,
         (Phase.LISTENING, Ping): _on_ping,
+        (Phase.TRADING, Offers): _on_late_offers,
         (Phase.TRADING, Want): _on_want,
+        (Phase.TRADING, Share): _on_share,
+        (Phase.TRADING, Have): _on_share,
+        (Phase.TRADING, Request): _on_request,
         (Phase.TRADING, Chunk): _on_package,
         (Phase.TRADING, Commit): _on_package,
         (Phase.TRADING, Committed): _on_committed,
         (Phase.TRADING, Abort): _on_abort,
         (Phase.TRADING, Ping): _on_ping,
         (Phase.TRADING, Done): _on_done,
+        (Phase.PEER_DONE, Share): _on_share,
+        (Phase.PEER_DONE, Have): _on_share,
         (Phase.PEER_DONE, Chunk): _on_package,
         (Phase.PEER_DONE, Commit): _on_package,
         (Phase.PEER_DONE, Abort): _on_abort,

@@ -1,4 +1,4 @@
-"""The nine messages of the sync exchange, as frozen dataclasses and as bytes. ``docs/protocol.md`` shows them.
+"""The messages of the sync exchange, as frozen dataclasses and as bytes. ``docs/protocol.md`` shows them.
 
 A message travels as canonical JSON (``app_metadata``) and, for CHUNK alone, data bytes beside it. Every JSON
 object carries ``n``, its number in this direction from 0 up, so that losses, duplicates and reordering show, and
@@ -13,18 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, cast
 
+from aios_node.delta.exchange.parts import CODECS as _CODECS
+from aios_node.delta.exchange.parts import offer_json, read_offer, read_package
 from aios_node.delta.fields import Fields, parse_object
-from aios_node.delta.offers import Mode, Offer, PackageInfo, Resume, Source
+from aios_node.delta.offers import Offer, PackageInfo, Resume
 from aios_node.engine.errors import Corrupt, ProtocolError, TooLarge
 from aios_node.engine.weights.names import canonical_json
 
-PROTOCOLS: Final = (1,)
+PUSHED: Final = 1
+"""The protocol in which a sender pushes all chunks of a package."""
+PASSED_ON: Final = 2
+"""The protocol in which receivers ask for chunks, and pass on what they have."""
 METADATA_BYTES: Final = 1 << 20
 DATA_BYTES: Final = 1 << 20
 OFFERS_PER_MESSAGE: Final = 32
-LINEAGE: Final = 256
 _RANGES = 32_768
-_CODECS = 64
 _MESSAGE_TEXT = 400
 
 Role = Literal["sender", "receiver"]
@@ -53,7 +56,8 @@ class Want:
     """The receiver asks for a version. ``transfer`` counts the asker's transfers from 0.
 
     ``round`` 0 begins the transfer; ``resume`` tells what is staged. Higher rounds ask once more for the damaged
-    chunks that ``resume.missing`` names.
+    chunks that ``resume.missing`` names. In protocol 2 nothing is said about rounds and staged chunks; ``root`` is that
+    of the package whose hashes are known already.
     """
 
     kind: ClassVar[str] = "want"
@@ -63,6 +67,44 @@ class Want:
     base: str | None
     round: int = 0
     resume: Resume | None = None
+    root: str | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """The answer to WANT in protocol 2: the package, and the hashes of its chunks from ``first`` on.
+
+    ``data`` is empty where the asker knows the root, and comes in several messages where it is long. ``start`` is the
+    chunk to begin with, ``origin`` says that the sender had the version before.
+    """
+
+    kind: ClassVar[str] = "share"
+    transfer: int
+    package: PackageInfo
+    root: str
+    origin: bool
+    start: int
+    first: int
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True)
+class Have:
+    """The sender of a transfer can give these chunks, too."""
+
+    kind: ClassVar[str] = "have"
+    transfer: int
+    chunks: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The receiver of a transfer asks for chunks, and takes back what it asked for but does not need any more."""
+
+    kind: ClassVar[str] = "request"
+    transfer: int
+    chunks: tuple[tuple[int, int], ...]
+    stop: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -121,14 +163,14 @@ class Ping:
     kind: ClassVar[str] = "ping"
 
 
-Message = Hello | Offers | Want | Chunk | Commit | Committed | Abort | Done | Ping
+Message = Hello | Offers | Want | Share | Have | Request | Chunk | Commit | Committed | Abort | Done | Ping
 
 
 def encode(message: Message, number: int) -> tuple[bytes, bytes | memoryview]:
     """(metadata, data) of a message, the ``number``-th in its direction."""
     fields: dict[str, Any] = {"type": message.kind, "n": number, **_to_json(message)}
     fields["sum"] = zlib.crc32(canonical_json(fields))
-    return canonical_json(fields), message.data if isinstance(message, Chunk) else b""
+    return canonical_json(fields), message.data if isinstance(message, Chunk | Share) else b""
 
 
 def decode(metadata: bytes, data: bytes | memoryview = b"") -> tuple[int, Message]:
@@ -147,8 +189,8 @@ def decode(metadata: bytes, data: bytes | memoryview = b"") -> tuple[int, Messag
     reader = _READERS.get(kind)
     if reader is None:
         raise ProtocolError(f"unknown message {kind!r}")
-    if len(data) and kind != Chunk.kind:
-        raise ProtocolError(f"message {kind!r} carries {len(data)} data bytes; only chunks may")
+    if len(data) and kind not in {Chunk.kind, Share.kind}:
+        raise ProtocolError(f"message {kind!r} carries {len(data)} data bytes; only chunks and hashes may")
     message = reader(fields, data)
     if kind != Hello.kind:
         fields.close()
@@ -167,10 +209,12 @@ def _to_json(message: Message) -> dict[str, Any]:
         case Hello():
             return {"protocols": list(message.protocols), "codecs": list(message.codecs)}
         case Offers():
-            return {"offers": [_offer_json(offer) for offer in message.offers], "last": message.last}
+            return {"offers": [offer_json(offer) for offer in message.offers], "last": message.last}
         case Want():
             resume = message.resume
+            root = {} if message.root is None else {"root": message.root}  # protocol 1 does not know it
             return {
+                **root,
                 "transfer": message.transfer,
                 "model": message.model,
                 "version": message.version,
@@ -178,6 +222,21 @@ def _to_json(message: Message) -> dict[str, Any]:
                 "round": message.round,
                 "resume": resume and {"sha256": resume.sha256, "missing": [list(span) for span in resume.missing]},
             }
+        case Share():
+            return {
+                "transfer": message.transfer,
+                "package": vars(message.package),
+                "root": message.root,
+                "origin": message.origin,
+                "start": message.start,
+                "first": message.first,
+                "crc": zlib.crc32(message.data),
+            }
+        case Have():
+            return {"transfer": message.transfer, "chunks": _lists(message.chunks)}
+        case Request():
+            chunks, stop = _lists(message.chunks), _lists(message.stop)
+            return {"transfer": message.transfer, "chunks": chunks, "stop": stop}
         case Chunk():
             package = message.package and vars(message.package)
             return {
@@ -198,17 +257,8 @@ def _to_json(message: Message) -> dict[str, Any]:
             return {}
 
 
-def _offer_json(offer: Offer) -> dict[str, Any]:
-    source = offer.derived_from
-    return {
-        "model": offer.model,
-        "version": offer.version,
-        "lineage": list(offer.lineage[:LINEAGE]),
-        "bytes": offer.bytes,
-        "quant": offer.quant,
-        "derived_from": source and {"model": source.model, "version": source.version},
-        "publisher": offer.publisher,
-    }
+def _lists(ranges: tuple[tuple[int, int], ...]) -> list[list[int]]:
+    return [list(span) for span in ranges]
 
 
 Data = bytes | memoryview
@@ -222,25 +272,8 @@ def _read_hello(fields: Fields, data: Data) -> Hello:
 
 
 def _read_offers(fields: Fields, data: Data) -> Offers:
-    offers = tuple(_read_offer(offer) for offer in fields.objects("offers", OFFERS_PER_MESSAGE))
+    offers = tuple(read_offer(offer) for offer in fields.objects("offers", OFFERS_PER_MESSAGE))
     return Offers(offers, fields.flag("last"))
-
-
-def _read_offer(fields: Fields) -> Offer:
-    source = fields.maybe("derived_from")
-    offer = Offer(
-        model=fields.model(),
-        version=fields.version(),
-        lineage=fields.versions("lineage", LINEAGE),
-        bytes=fields.integer("bytes"),
-        quant=fields.word("quant"),
-        derived_from=None if source is None else Source(source.model(), source.version()),
-        publisher=fields.maybe_version("publisher"),
-    )
-    fields.close()
-    if source is not None:
-        source.close()
-    return offer
 
 
 def _read_want(fields: Fields, data: Data) -> Want:
@@ -255,7 +288,34 @@ def _read_want(fields: Fields, data: Data) -> Want:
         base=fields.maybe_version("base"),
         round=fields.integer("round"),
         resume=staged,
+        root=fields.hexadecimal("root", 64) if fields.has("root") else None,
     )
+
+
+def _read_share(fields: Fields, data: Data) -> Share:
+    if fields.integer("crc", (1 << 32) - 1) != zlib.crc32(data):
+        raise Corrupt("hashes of chunks were damaged on their way")
+    package = fields.maybe("package")
+    if package is None:
+        raise ProtocolError("a share that does not name its package")
+    return Share(
+        transfer=fields.integer("transfer"),
+        package=read_package(package),
+        root=fields.hexadecimal("root", 64),
+        origin=fields.flag("origin"),
+        start=fields.integer("start"),
+        first=fields.integer("first"),
+        data=data,
+    )
+
+
+def _read_have(fields: Fields, data: Data) -> Have:
+    return Have(fields.integer("transfer"), fields.ranges("chunks", _RANGES))
+
+
+def _read_request(fields: Fields, data: Data) -> Request:
+    transfer = fields.integer("transfer")
+    return Request(transfer, fields.ranges("chunks", _RANGES), fields.ranges("stop", _RANGES))
 
 
 def _read_chunk(fields: Fields, data: Data) -> Chunk:
@@ -266,34 +326,15 @@ def _read_chunk(fields: Fields, data: Data) -> Chunk:
         offset=fields.integer("offset"),
         crc=fields.integer("crc", (1 << 32) - 1),
         data=data,
-        package=None if package is None else _read_package(package),
+        package=None if package is None else read_package(package),
     )
-
-
-def _read_package(fields: Fields) -> PackageInfo:
-    mode = fields.word("mode")
-    base = fields.maybe_version("base")
-    if mode not in {"delta", "full"} or (mode == "delta") != (base is not None):
-        raise ProtocolError(f"a package of mode {mode!r} {'with' if base else 'without'} a base")
-    package = PackageInfo(
-        bytes=fields.integer("bytes"),
-        sha256=fields.hexadecimal("sha256", 64),
-        mode=cast("Mode", mode),
-        base=base,
-        changed_bytes=fields.integer("changed_bytes"),
-        full_bytes=fields.integer("full_bytes"),
-    )
-    fields.close()
-    if package.bytes == 0:
-        raise ProtocolError("a package without bytes")
-    return package
 
 
 def _read_commit(fields: Fields, data: Data) -> Commit:
     package = fields.maybe("package")
     if package is None:
         raise ProtocolError("a commit that does not name its package")
-    return Commit(fields.integer("transfer"), fields.integer("round"), _read_package(package))
+    return Commit(fields.integer("transfer"), fields.integer("round"), read_package(package))
 
 
 def _read_committed(fields: Fields, data: Data) -> Committed:
@@ -312,6 +353,9 @@ _READERS: Final[dict[str, Callable[[Fields, Data], Message]]] = {
     Hello.kind: _read_hello,
     Offers.kind: _read_offers,
     Want.kind: _read_want,
+    Share.kind: _read_share,
+    Have.kind: _read_have,
+    Request.kind: _read_request,
     Chunk.kind: _read_chunk,
     Commit.kind: _read_commit,
     Committed.kind: _read_committed,

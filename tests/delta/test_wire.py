@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aios_node.delta.exchange.parts import LINEAGE
 from aios_node.delta.exchange.wire import (
     DATA_BYTES,
-    LINEAGE,
     METADATA_BYTES,
     OFFERS_PER_MESSAGE,
     Abort,
