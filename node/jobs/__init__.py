@@ -10,7 +10,14 @@ from __future__ import annotations
 from aios_node.node.jobs.adapt import AdaptJob, adapt_encoder, document_line
 from aios_node.node.jobs.convert import ExportJob, ImportJob, export, import_model
 from aios_node.node.jobs.inspect import DiffJob, diff
-from aios_node.node.jobs.packages import ApplyJob, PackageJob, apply_package, build_package
+from aios_node.node.jobs.packages import (
+    ApplyJob,
+    PackageJob,
+    RebuildJob,
+    apply_package,
+    build_package,
+    rebuild_version,
+)
 from aios_node.node.jobs.quantize import QuantizeJob, quantize
 from aios_node.node.jobs.recipes import RecipeOptions, read_recipe
 from aios_node.node.jobs.validate import CompareJob, compare, failures
