@@ -4,6 +4,9 @@ PYTHON      ?= python3
 TORCH       ?=
 TORCH_INDEX ?=
 WORKERS     ?= 2
+KILLS       ?= 1000
+SEEDS       ?= 200
+REPORT      ?=
 ARGS        ?=
 
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -34,8 +37,11 @@ demo: $(STAMPS)/project  ## three real nodes on this machine: quantise, search, 
 test: setup  ## all tests but the fault suite
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not faults" $(ARGS)
 
-faults: setup  ## kill -9 and full-disk suites
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m faults $(ARGS)
+faults: setup  ## kill -9, damaged messages, full disks; KILLS=50 SEEDS=8 for a share, REPORT=1 for docs/results/faults
+	@rm -rf .cache/faults
+	@FAULTS_KILLS=$(KILLS) FAULTS_SEEDS=$(SEEDS) FAULTS_REPORT=$(CURDIR)/.cache/faults \
+	   $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m faults $(ARGS)
+	@$(if $(REPORT),$(BIN)/python tests/faults/support/report.py .cache/faults docs/results)
 
 lint: $(STAMPS)/dev  ## ruff, mypy, pyright, import-linter
 	@echo "ruff";    $(BIN)/ruff check . && $(BIN)/ruff format --check .
