@@ -85,7 +85,8 @@ def rebuild(core: NodeCore, source: str, model: str) -> str:
     version, previous = core.version(source, None), core.version(model, None)
     recipe = core.store.manifest(previous).recipe or {}
     with core.store.workspace() as folder, core.store.pin(version) as base, core.store.pin(previous) as old:
-        job = jobs.QuantizeJob(base, folder, recipe, Source(source, version), (previous,), old, core.scratch)
+        origin = Source(source, version)
+        job = jobs.QuantizeJob(base, folder, recipe, origin, (previous,), old, core.scratch, measured=False)
         core.workers.run(jobs.quantize, job)
         made = core.publish(model, folder)
     log.info("derived model rebuilt", model=model, version=made[:12], source=source)

@@ -41,7 +41,7 @@ Warn = Callable[[str], None]
 class BlockwiseQuantizer:
     """Rounds the matrices of an encoder's blocks anew, by a recipe of method gptq or tuned.
 
-    ``plain``: the model after plain rounding by the same recipe. ``rounding`` None: as GPTQ left it.
+    ``plain``: the model after plain rounding by the same recipe. ``rounding``: no steps leave it as GPTQ made it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BlockwiseQuantizer:
         original: Mapping[str, Tensor],
         plain: Mapping[str, Tensor],
         *,
-        rounding: RoundingSteps | None = None,
+        rounding: RoundingSteps,
         checkpoints: Checkpoints,
         report: Report,
         warn: Warn,
@@ -123,7 +123,7 @@ class BlockwiseQuantizer:
     def _learn(self, index: int, block: Block, examples: list[BlockExample]) -> None:
         """Learn the rounding of a whole block, if that is asked for."""
         slots = [slot for stage in stages(block) for slot in stage.slots if self._learns(slot)]
-        if self._rounding is None or not self._rounding.steps or not slots:
+        if not self._rounding.steps or not slots:
             return
         kept = self._checkpoints.load(f"block.{index}")
         if kept is None:

@@ -92,7 +92,7 @@ def quantize_model(
     ``work``: a folder for checkpoints that belongs to exactly this work. Raises BadConfig for what the recipe lacks or
     a target that cannot be met, BadWeights for weights that are not the network's or not finite, StorageError.
     """
-    run = _Run(recipe, weights, Checkpoints(work), progress or _silent, warn or _silent_sentence)
+    run = _Run(recipe, weights, Checkpoints(work), progress or _silent, warn or _silent)
     if not needs_texts(recipe):
         return Quantization(run.plain(recipe, previous, 1.0), recipe)
     if network is None or texts is None:
@@ -167,7 +167,7 @@ class _Run:
             recipe,
             self.weights,
             plain,
-            rounding=steps if recipe.method == "tuned" else None,
+            rounding=steps,
             checkpoints=self.checkpoints,
             report=partial(_counted, self.progress, 0.07, share),
             warn=self.warn,
@@ -210,9 +210,5 @@ def _counted(progress: Progress, start: float, share: float, name: str, done: in
     progress(start + share * done / max(1, count), name)
 
 
-def _silent(_part: float, _what: str) -> None:
-    """Nobody asked."""
-
-
-def _silent_sentence(_sentence: str) -> None:
+def _silent(*_told: object) -> None:
     """Nobody asked."""

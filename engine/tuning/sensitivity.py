@@ -55,11 +55,11 @@ def share_out(
     """
     if recipe.target_bytes is None:
         return recipe
-    names = [name for name, one in sorted(weights.items()) if is_quantizable(one) and recipe.settings_for(name)]
+    names = {name for name, one in weights.items() if is_quantizable(one) and recipe.settings_for(name)}
     fixed = sum(int(one.nbytes) for name, one in weights.items() if name not in names)
     probe = _Probe(network, weights, batches)
     options: dict[str, list[Option]] = {}
-    for name in names:
+    for name in sorted(names):
         options[name] = _options(name, weights[name], probe, [s for s in LADDER if BITS[s.quant] >= BITS[recipe.quant]])
         if report is not None:
             report(name, len(options), len(names))

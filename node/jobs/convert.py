@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aios_node.engine.errors import Corrupt
-from aios_node.node.jobs.quantize import by_tensor
 
 if TYPE_CHECKING:
     from aios_node.engine.quant.blocks import Tensor
@@ -98,5 +97,14 @@ def _in_precision(
     from aios_node.engine.quant.recipe import preset
 
     config = preset(quant)
-    quantized = ArrowQuantizer(config).quantize(weights, progress=by_tensor(progress))
+    quantized = ArrowQuantizer(config).quantize(weights, progress=_by_tensor(progress))
     return quantized, config.to_json()
+
+
+def _by_tensor(progress: Progress) -> Callable[[str, int, int], None]:
+    """The quantiser's progress (tensor, done, all) as a job's; writing takes the last tenth."""
+
+    def report(name: str, done: int, count: int) -> None:
+        progress(0.9 * done / max(count, 1), name)
+
+    return report

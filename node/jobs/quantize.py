@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aios_node.delta.offers import Source
-from aios_node.engine.errors import AiosError, NotFound
+from aios_node.engine.errors import NotFound
 
 if TYPE_CHECKING:
     from aios_node.engine.calibration.cache import CalibrationCache
@@ -37,7 +37,7 @@ class QuantizeJob:
 
     ``texts``: a file to calibrate with, instead of the recipe's own texts or the default ones. ``scratch``: where
     calibration texts and checkpoints are kept. ``target_bpw``: bits per weight, all tensors together, instead of the
-    recipe's bytes.
+    recipe's bytes. ``measured``: whether the result's vectors are compared with the source's.
     """
 
     source_folder: Path
@@ -49,12 +49,14 @@ class QuantizeJob:
     scratch: Path
     texts: Path | None = None
     target_bpw: float | None = None
+    measured: bool = True
 
 
 def quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
     """Write the quantised version to ``job.folder``; returns source_bytes, recipe, warnings and quality.
 
-    ``quality`` is the agreement of the vectors of some texts with the source's, None for what computes no vectors.
+    ``quality`` is the agreement of the vectors of some texts with the source's (see validate.quality), None where that
+    was not asked for.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # heard if this worker has not computed with torch before
     from aios_node.engine.quant.recipe import QuantizationConfig
@@ -94,39 +96,21 @@ def quantize(job: QuantizeJob, progress: Progress) -> dict[str, Any]:
         )
     if work is not None:
         shutil.rmtree(work, ignore_errors=True)
-    progress(0.97, "measuring")
     return {
         "source_bytes": source.manifest.nbytes,
         "recipe": made.recipe.to_json(),
         "warnings": warnings,
-        "quality": quality(job.source_folder, job.folder),
+        "quality": _quality(job, progress),
     }
 
 
-def quality(reference: Path, candidate: Path) -> dict[str, float] | None:
-    """Agreement of the vectors of the built-in texts; None where a version computes none."""
-    from aios_node.engine.quant.agreement import agreement
-    from aios_node.engine.runtime.compare import open_stored
-    from aios_node.engine.weights.folder import read_folder
-    from aios_node.node.jobs.probe import PROBE_TEXTS
-    from aios_node.node.jobs.validate import is_encoder
+def _quality(job: QuantizeJob, progress: Progress) -> dict[str, float] | None:
+    from aios_node.node.jobs.validate import quality
 
-    if not is_encoder(read_folder(candidate)):
+    if not job.measured:
         return None
-    try:
-        vectors = [open_stored(folder).encode(PROBE_TEXTS) for folder in (reference, candidate)]
-    except AiosError:
-        return None  # not an encoder that can be run: it was quantised by its weights alone
-    return agreement(*vectors).to_json()
-
-
-def by_tensor(progress: Progress) -> Callable[[str, int, int], None]:
-    """The quantiser's progress (tensor, done, all) as a job's; writing takes the last tenth."""
-
-    def report(name: str, done: int, count: int) -> None:
-        progress(0.9 * done / max(count, 1), name)
-
-    return report
+    progress(0.97, "measuring")
+    return quality(job.source_folder, job.folder)
 
 
 def _with_target(job: QuantizeJob, recipe: QuantizationConfig, source: VersionFolder) -> QuantizationConfig:

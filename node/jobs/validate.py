@@ -15,7 +15,6 @@ from aios_node.node.jobs.probe import PROBE_TEXTS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from aios_node.engine.nets.sentences import SentenceEncoder
     from aios_node.engine.weights.folder import VersionFolder
 
 Progress = Callable[[float, str], None]
@@ -70,6 +69,20 @@ def compare(job: CompareJob, progress: Progress) -> dict[str, Any]:
     return result
 
 
+def quality(reference: Path, candidate: Path) -> dict[str, float] | None:
+    """Agreement of the vectors of the built-in texts; None where a version computes none."""
+    from aios_node.engine.errors import AiosError
+    from aios_node.engine.runtime.compare import open_stored
+    from aios_node.engine.weights.folder import read_folder
+
+    if not is_encoder(read_folder(candidate)):
+        return None
+    try:
+        return _agreement(candidate, PROBE_TEXTS, open_stored(reference).encode(PROBE_TEXTS))
+    except AiosError:
+        return None  # not an encoder that can be run: it was quantised by its weights alone
+
+
 def is_encoder(folder: VersionFolder) -> bool:
     """Whether a version computes vectors of texts."""
     if "config.json" not in folder.files:
@@ -115,17 +128,21 @@ def _answers(job: CompareJob, texts: Sequence[str], source: str, progress: Progr
 def _precision(name: str, path: Path, texts: Sequence[str], reference: NDArray[np.float32]) -> dict[str, Any]:
     """Size and quality of another version; without quality where its vectors cannot be compared."""
     from aios_node.engine.errors import AiosError
-    from aios_node.engine.quant.agreement import agreement
-    from aios_node.engine.runtime.compare import open_stored
     from aios_node.engine.weights.folder import read_folder
 
     size = {"name": name, "bytes": read_folder(path).manifest.nbytes}
     try:
-        encoder: SentenceEncoder = open_stored(path)
-        found = agreement(reference, encoder.encode(texts))
+        return {**size, **_agreement(path, texts, reference)}
     except AiosError as error:
         return {**size, "problem": error.message}
-    return {**size, **found.to_json()}
+
+
+def _agreement(path: Path, texts: Sequence[str], reference: NDArray[np.float32]) -> dict[str, float]:
+    """How far a version's vectors of texts are from the reference's. Raises as ``open_stored``, ``agreement`` do."""
+    from aios_node.engine.quant.agreement import agreement
+    from aios_node.engine.runtime.compare import open_stored
+
+    return agreement(reference, open_stored(path).encode(texts)).to_json()
 
 
 def _histogram(cosine: NDArray[np.float64]) -> dict[str, list[float] | list[int]]:
