@@ -8,7 +8,7 @@ from typing import Any
 
 from aios_node.engine.errors import ProtocolError
 
-Table = Mapping[tuple[Enum, type], Callable[..., None]]
+Table = Mapping[tuple[Enum, type], Callable[..., Any]]
 
 
 def listed(table: Table, state: Enum, event: object, where: str) -> Callable[..., Any]:

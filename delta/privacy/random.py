@@ -18,7 +18,7 @@ Random = Callable[[int], bytes]
 """number of bytes -> that many unpredictable bytes"""
 
 SEED_BYTES: Final = 32
-BLOCK: Final = 1 << 20
+BLOCK: Final = 1 << 16
 """Bytes that are made together: they stay in the processor's cache until they are used."""
 
 _ZEROS: Final = memoryview(bytes(BLOCK))

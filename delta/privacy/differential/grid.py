@@ -14,13 +14,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aios_node.delta.privacy.differential.noise import MOST_BITS
+from aios_node.delta.privacy.differential.noise import LEAST_BITS, MOST_BITS
 from aios_node.engine.errors import BadConfig, BadWeights
 
 MOST_STEPS: Final = 1 << 31
 """Bound of a norm in steps: squares and their sums then fit 64 bits."""
 LEAST_NOISE: Final = 1e-6
 MOST_NOISE: Final = 1e4
+_DEVIATIONS = 16
 _SMALLER = 1 - 2.0**-40
 
 
@@ -36,20 +37,23 @@ class Grid:
     bits: int
 
     @classmethod
-    def of(cls, clip_norm: float, noise_multiplier: float) -> Grid:
+    def of(cls, clip_norm: float, noise_multiplier: float, most_steps: int = MOST_STEPS) -> Grid:
         """The finest grid for this clip norm and noise. Raises BadConfig for values that no grid fits.
 
-        Without noise (multiplier 0, no privacy) the grid is only there to clip.
+        ``most_steps`` bounds every number that comes out, the noise up to 16 of its deviations included. Without
+        noise (multiplier 0, no privacy) the grid is only there to clip.
         """
         if not 0 < clip_norm < math.inf:
             raise BadConfig(f"clip_norm is {clip_norm}: it must be above 0")
         if noise_multiplier == 0:
-            return cls(clip_norm / MOST_STEPS, MOST_STEPS, 0)
+            return cls(clip_norm / most_steps, most_steps, 0)
         if not LEAST_NOISE <= noise_multiplier <= MOST_NOISE:
             raise BadConfig(
                 f"noise_multiplier is {noise_multiplier}: it must be 0 or from {LEAST_NOISE:g} to {MOST_NOISE:g}"
             )
-        bits = min(MOST_BITS, math.floor(math.log2(MOST_STEPS * noise_multiplier)))
+        bits = min(MOST_BITS, math.floor(math.log2(most_steps / (1 / noise_multiplier + _DEVIATIONS))))
+        if bits < LEAST_BITS:
+            raise BadConfig(f"noise_multiplier is {noise_multiplier}: it must be larger for numbers up to {most_steps}")
         norm = math.floor(2**bits / noise_multiplier)  # rounded down: the noise is never less than asked for
         return cls(clip_norm / norm, norm, bits)
 

@@ -6,7 +6,7 @@ any other. Knows tensors and the grid; does not know what was spent before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aios_node.delta.privacy.differential.grid import Grid, clip
 from aios_node.delta.privacy.differential.noise import discrete_gaussian
+from aios_node.delta.privacy.layout import Layout
 from aios_node.delta.privacy.random import Random, os_random
 from aios_node.engine.errors import BadRequest, BadWeights
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
@@ -53,15 +54,31 @@ def make_private(
     BadRequest for tensors that are not floating point or not laid out as the base's, BadWeights for NaN and infinity.
     """
     update = difference(base, target, names)
-    steps = clip_all(update, grid)
-    if grid.bits:
-        noise = discrete_gaussian(sum(part.size for part in steps.values()), grid.bits, random)
-        at = 0
-        for part in steps.values():
-            part += noise[at : at + part.size].reshape(part.shape)
-            at += part.size
-    length = float(np.sqrt(sum(float(np.vdot(part, part)) for part in update.values())))
-    return Private(_on_base(base, steps, grid), grid, length)
+    layout = Layout.of(update)
+    flat = layout.flat(update)
+    private = with_noise(clip(flat, grid), grid, random)
+    weights = _on_base(base, layout.parts(private), grid)
+    return Private(weights, grid, float(np.sqrt(np.dot(flat, flat))))
+
+
+def private_sum(updates: Iterable[Update], layout: Layout, grid: Grid, random: Random = os_random) -> Update:
+    """The sum of many nodes' updates, each clipped, with noise added once: float64 by name.
+
+    For an aggregator that may see each update. Neighbours: one update is there or not. Divide by a number that was
+    fixed before, not by how many came: that one is not private. Raises BadRequest for another layout, BadWeights for
+    NaN and infinity.
+    """
+    total = np.zeros(layout.length, np.int64)
+    for update in updates:
+        total += clip(layout.flat(update), grid)
+    return layout.parts(np.multiply(with_noise(total, grid, random), grid.step, dtype=np.float64))
+
+
+def with_noise(steps: NDArray[np.int64], grid: Grid, random: Random = os_random) -> NDArray[np.int64]:
+    """Whole numbers with the grid's noise added to each, int64 of the same shape."""
+    if not grid.bits:
+        return steps
+    return steps + discrete_gaussian(steps.size, grid.bits, random).reshape(steps.shape)
 
 
 def difference(base: Mapping[str, Tensor], target: Mapping[str, Tensor], names: Collection[str]) -> Update:
@@ -76,16 +93,6 @@ def difference(base: Mapping[str, Tensor], target: Mapping[str, Tensor], names: 
         if not np.isfinite(part).all():
             raise BadWeights(f"the update of tensor {name!r} holds NaN or infinity")
     return update
-
-
-def clip_all(update: Update, grid: Grid) -> dict[str, NDArray[np.int64]]:
-    """As ``clip``, over all tensors together."""
-    flat = clip(np.concatenate([part.reshape(-1) for part in update.values()] or [np.zeros(0)]), grid)
-    steps, at = {}, 0
-    for name, part in update.items():
-        steps[name] = flat[at : at + part.size].reshape(part.shape)
-        at += part.size
-    return steps
 
 
 def _on_base(base: Mapping[str, Tensor], steps: Mapping[str, NDArray[np.int64]], grid: Grid) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Secure aggregation: peers learn the sum of their updates, and nobody learns one of them."""
