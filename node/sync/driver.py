@@ -2,7 +2,9 @@
 
 Three threads, so that neither side can block the other: one reads, one sends, the caller's steps the
 session. Slow work (preparing and committing packages) runs beside them. The idle timeout counts
-progress: a message that arrived, or one that left; while this side works it sends PING instead.
+progress: a message that arrived, or one that left; while this side works it sends PING instead. It also
+says PING now and then while it only receives: what a sender has sent may lie in buffers for longer than
+the timeout on a slow line, and nothing else would tell it that they empty.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from typing import Protocol
 
 import structlog
 
-from aios_node.delta.exchange.effects import CommitTransfer, Effect, PreparePackage, Send, SessionDone, TransferResult
+from aios_node.delta.exchange.effects import (
+    CommitTransfer,
+    Effect,
+    PreparePackage,
+    Send,
+    SessionDone,
+    StageChunk,
+    TransferResult,
+)
 from aios_node.delta.exchange.session import Answer, SyncSession
 from aios_node.engine.errors import AiosError, TransferAborted
 from aios_node.flight.ports import SyncTransport
@@ -59,6 +69,7 @@ class SyncDriver:
         idle_timeout_s: float,
         pace: Pace,
         stopping: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._transport = transport
@@ -72,7 +83,8 @@ class SyncDriver:
         self._answers: deque[Callable[[], list[Effect]]] = deque()
         self._ended: str | None = None  # why the other side sends nothing more
         self._closed = False
-        self._progress = time.monotonic()
+        self._clock = clock
+        self._progress = self._spoke = clock()
         self.outcome: SessionDone | None = None
 
     def run(self) -> tuple[TransferResult, ...]:
@@ -112,7 +124,7 @@ class SyncDriver:
             elif self._inbox and self._session.can_receive:
                 metadata, data = self._inbox.popleft()
                 self._wake.notify_all()
-                return self._session.receive(metadata, data)
+                return self._listened(self._session.receive(metadata, data))
             elif self._ended is not None and not self._inbox:
                 return self._session.disconnected(self._ended)
             else:
@@ -124,11 +136,18 @@ class SyncDriver:
         gone = self._ended is not None and not self._inbox
         return bool(self._answers) or message or gone or self._stopping.is_set()
 
+    def _listened(self, effects: list[Effect]) -> list[Effect]:
+        """After a message: PING as well, if chunks come in and this side has not said a word for a while."""
+        silent = self._clock() - self._spoke >= self._idle_timeout_s / PINGS_PER_TIMEOUT
+        if silent and any(isinstance(effect, StageChunk) for effect in effects):
+            return [*effects, *self._session.ping()]
+        return effects
+
     def _idle(self) -> list[Effect]:
         if self._session.busy:
-            self._progress = time.monotonic()
+            self._progress = self._clock()
             return self._session.ping()
-        if time.monotonic() - self._progress > self._idle_timeout_s:
+        if self._clock() - self._progress > self._idle_timeout_s:
             return self._session.abort(
                 TransferAborted(f"no progress for {self._idle_timeout_s:g} s (limits.idle_timeout_s)")
             )
@@ -140,6 +159,7 @@ class SyncDriver:
         while queue:
             effect = queue.popleft()
             if isinstance(effect, Send):
+                self._spoke = self._clock()
                 with self._wake:
                     self._outbox.append(effect)
                     self._wake.notify_all()
@@ -193,7 +213,7 @@ class SyncDriver:
                 self._wake.wait_for(lambda: self._closed or len(self._inbox) < INBOX)
                 if self._closed:
                     return
-                self._progress = time.monotonic()
+                self._progress = self._clock()
                 self._inbox.append((message[0], message[1] or b""))
                 self._wake.notify_all()
 
@@ -224,7 +244,7 @@ class SyncDriver:
         except AiosError as error:
             failure = error
             return lambda: self._session.fail(effect, failure)
-        self._progress = time.monotonic()
+        self._progress = self._clock()
         return lambda: self._session.complete(effect)
 
     def _drain_outbox(self) -> None:
