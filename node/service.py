@@ -27,6 +27,7 @@ from aios_node.node.core import NodeCore
 from aios_node.node.derive import Deriver
 from aios_node.node.listeners import Listeners
 from aios_node.node.logs import start_logging
+from aios_node.node.merging import Merger
 from aios_node.node.ports.compute import HostedCompute
 from aios_node.node.ports.control import Operations
 from aios_node.node.ports.memory import StoredMemory
@@ -158,6 +159,8 @@ class Service:
         core.dialer.on_new_certificate = self._trust_new_peers
         deriver = Deriver(core)
         self._closing.callback(deriver.close, core.config.node.grace_s)
+        if core.config.models.merge_strategy != "none" and core.config.sync.auto_activate:
+            self._closing.callback(Merger(core).close, core.config.node.grace_s)
         self._closing.callback(core.store.subscribe(self._changed))
         if core.config.sync.enabled:
             core.sync.start()

@@ -26,7 +26,8 @@ def ancestors(parents: Parents, version: str) -> set[str]:
 def merge_bases(parents: Parents, heads: Iterable[str]) -> tuple[str, ...]:
     """Common ancestors of all heads that no other common ancestor descends from, sorted."""
     common = set.intersection(*(ancestors(parents, head) for head in heads))
-    older = {above for version in common for above in ancestors(parents, version) - {version}}
+    # An ancestor of a common one is common too, so whatever has a common descendant has one that is its child.
+    older = {above for version in common for above in parents.get(version, ())}
     return tuple(sorted(common - older))
 
 

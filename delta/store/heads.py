@@ -12,6 +12,7 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from types import MappingProxyType
 
+from aios_node.delta.merge.lineage import merge_bases
 from aios_node.delta.names import check_model, is_prefix, short
 from aios_node.delta.offers import Source
 from aios_node.engine.errors import UnknownModel, UnknownVersion, choices
@@ -146,6 +147,13 @@ class Heads:
             old |= level
         return tuple(version for version in reversed(versions) if version not in old)
 
+    def bases(self, name: str) -> frozenset[str]:
+        """Where the heads of a model meet: all of them, and each with the active version."""
+        heads, active = self.heads(name), self.models[name].pointers.active
+        lineage = self.lineage(name)
+        crowds = [heads, *((active, head) for head in heads if active and head != active)] if len(heads) > 1 else []
+        return frozenset(base for crowd in crowds for base in merge_bases(lineage, crowd))
+
     def lineage(self, name: str) -> dict[str, tuple[str, ...]]:
         """Parents of every version of a model and of all their known ancestors."""
         versions = self.model(name).versions
@@ -191,12 +199,12 @@ class Heads:
 def expendable(heads: Heads, *, keep_last: int, keep: Iterable[str] = ()) -> tuple[tuple[str, str], ...]:
     """The (model, version) pairs that garbage collection may drop.
 
-    Never the active or previous version of any model, a head, the newest ``keep_last`` of a model, or
-    what is listed in ``keep``.
+    Never the active or previous version of any model, a head, the ancestor that diverged heads are merged by, the
+    newest ``keep_last`` of a model, or what is listed in ``keep``.
     """
     kept = set(keep)
     for name, state in heads.models.items():
-        kept |= {state.pointers.active or "", state.pointers.previous or "", *heads.heads(name)}
+        kept |= {state.pointers.active or "", state.pointers.previous or "", *heads.heads(name), *heads.bases(name)}
     return tuple(
         (name, version)
         for name, state in sorted(heads.models.items())

@@ -240,6 +240,53 @@ def diff(
     )
 
 
+@app.command()
+def merge(
+    name: Name,
+    strategy: Annotated[
+        str | None, typer.Option(help="How (default: models.merge_strategy, else fedavg); see docs/merging.md.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="KEY=VALUE of the strategy; may be given several times.")
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option("--head", help="Version to merge (default: all heads); may be given several times."),
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Merge versions that diverged into one that descends from all of them, and serve it."""
+    args = {"model": name, "strategy": strategy, "options": _options(option or []), "heads": head or []}
+    result = answered(config, "model_merge", args, as_json)
+    if result:
+        heads = ", ".join(short(version) for version in result["heads"])
+        how = result["recipe"]["strategy"]
+        print(f"{name} {short(result['version'])}: {how} of {heads} since {short(result['base'])}")
+        for version in result["recipe"]["left_out"]:
+            print(f"left out: {short(version)} holds NaN or Inf")
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` as options: whole numbers and numbers as such, anything else as a word."""
+    found: dict[str, Any] = {}
+    for text in given:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE")
+        found[key] = _number(value)
+    return found
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def _stored(result: dict[str, Any]) -> str:
     return f"{result['model']} {short(result['version'])}: {result['tensors']} tensors, {human_bytes(result['bytes'])}"
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from aios_node.engine.errors import BadConfig
 from aios_node.node.grants import parse_grant
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -96,6 +97,21 @@ class ModelsSection(Section):
     serve: tuple[str, ...] = Field(("*",), description="names or patterns of models offered to peers")
     encoder: str | None = Field(None, description="model used to embed; absent: the only encoder, if there is one")
     preload: bool = Field(True, description="open the encoder at start instead of at the first request")
+    merge_strategy: str = Field("none", description="how diverged versions are merged by themselves; none: not at all")
+    merge_options: dict[str, float | int | str] = Field({}, description="options of that strategy")
+    merge_heads: int = Field(2, ge=2, le=64, description="versions that must have diverged before they are merged")
+    merge_wait_s: Seconds = Field(2.0, description="seconds without news of a model before it is merged")
+
+    @model_validator(mode="after")
+    def _merging_can_work(self) -> ModelsSection:
+        if self.merge_strategy != "none":
+            from aios_node.delta.merge.registry import make_strategy
+
+            try:
+                make_strategy(self.merge_strategy, self.merge_options)
+            except BadConfig as error:
+                raise ValueError(error.message) from None
+        return self
 
 
 class MemorySection(Section):

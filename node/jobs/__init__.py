@@ -10,6 +10,7 @@ from __future__ import annotations
 from aios_node.node.jobs.adapt import AdaptJob, adapt_encoder, document_line
 from aios_node.node.jobs.convert import ExportJob, ImportJob, export, import_model
 from aios_node.node.jobs.inspect import DiffJob, diff
+from aios_node.node.jobs.merge import MergeJob, merge_versions
 from aios_node.node.jobs.packages import (
     ApplyJob,
     PackageJob,
@@ -29,6 +30,7 @@ __all__ = [
     "DiffJob",
     "ExportJob",
     "ImportJob",
+    "MergeJob",
     "PackageJob",
     "QuantizeJob",
     "RebuildJob",
@@ -42,6 +44,7 @@ __all__ = [
     "export",
     "failures",
     "import_model",
+    "merge_versions",
     "quantize",
     "read_recipe",
     "rebuild_version",

@@ -56,6 +56,16 @@ def test_diverged_versions_are_two_heads_until_they_are_merged() -> None:
     assert merged.ancestors(vid(4)) == (vid(2), vid(3), vid(1))
 
 
+def test_where_diverged_heads_meet_is_kept_however_old() -> None:
+    """Heads 7 and 8 meet at 2, all three at 1; 3 to 6 only lead to a head."""
+    chain = [facts(1), facts(2, 1), *(facts(number, number - 1) for number in range(3, 8)), facts(8, 2), facts(9, 1)]
+    heads = picture(*chain, models={"m": (list(range(1, 10)), 7, 6)})
+    assert heads.bases("m") == {vid(1), vid(2)}
+    gone = {version for _, version in expendable(heads, keep_last=0)}
+    assert gone == {vid(number) for number in (3, 4, 5)}
+    assert picture(*chain[:7], models={"m": (list(range(1, 8)), 7, 6)}).bases("m") == frozenset()
+
+
 def test_lineage_reaches_across_versions_whose_files_are_gone() -> None:
     heads = picture(facts(1), facts(2, 1), facts(3, 2), models={"m": ([1, 3], 3, 1)})
     assert heads.heads("m") == (vid(3),)

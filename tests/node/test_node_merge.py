@@ -1,0 +1,331 @@
+"""Merging on a node: the command, who may be merged, what derived models and training make of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_encoder import write_encoder
+
+from aios_node.delta.envelope import seal
+from aios_node.delta.offers import Source
+from aios_node.engine.errors import BadConfig, BadRequest, NoBase, Unauthenticated
+from aios_node.engine.weights.convert.detect import import_any
+from aios_node.engine.weights.folder import read_folder, write_folder
+from aios_node.node import jobs
+from aios_node.node.cli.app import run
+from aios_node.node.config.load import check_config, load_config
+from aios_node.node.core import NodeCore
+from aios_node.node.identity import create_identity, load_identity
+from aios_node.node.merging import Way, meeting, merge_heads
+from aios_node.node.operations import run_operation
+
+CREATED = "2026-01-02T03:04:05.000Z"
+START = np.zeros(4, np.float32)
+
+
+def quiet(_fraction: float, _text: str) -> None:
+    pass
+
+
+class Here:
+    """Does jobs in this process: starting one takes longer than most of these tests."""
+
+    def run(self, job: Callable[..., Any], *args: Any, progress: Any = quiet) -> Any:
+        return job(*args, progress)
+
+
+@pytest.fixture(autouse=True)
+def no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "command" not in request.node.name:
+        monkeypatch.setattr(NodeCore, "workers", Here())
+
+
+@contextmanager
+def opened(folder: Path, extra: str = "") -> Iterator[NodeCore]:
+    """A node on a folder of its own, without a network; made if need be."""
+    if not folder.exists():
+        assert run(["init", str(folder), "--name", folder.name, "--tls", "on"]) == 0
+        with (folder / "node.yaml").open("a") as file:
+            file.write(extra)
+    with NodeCore.open(load_config(folder / "node.yaml")) as core:
+        yield core
+
+
+def commit(core: NodeCore, values: Any, *parents: str, author: Path | None = None, **more: Any) -> str:
+    """A version of model ``m`` with one tensor, signed by this node or by the identity in a folder."""
+    identity = core.identity if author is None else load_identity(author, [])
+
+    def envelope(version: str) -> bytes:
+        sign = {"public_key": identity.node_id, "sign": identity.sign}
+        return seal("m", version, publisher="x", created_at=CREATED, **sign).to_bytes()  # type: ignore[arg-type]
+
+    options = {"files": {"config.json": b"{}"}, "created_at": CREATED, "envelope": envelope, "activate": True} | more
+    weights = {"w": np.asarray(values, np.float32)}
+    return core.store.commit("m", weights, parents=parents, **options)  # type: ignore[arg-type]
+
+
+def stranger(folder: Path) -> Path:
+    """The keys of somebody whom nobody knows."""
+    create_identity(folder, [])
+    return folder
+
+
+def merge(core: NodeCore, **args: Any) -> dict[str, Any]:
+    return run_operation(core, "model_merge", {"model": "m", **args}, quiet)
+
+
+def weights(core: NodeCore, version: str) -> Any:
+    with core.store.folder(version).weights() as found:
+        return {name: np.array(found[name]) for name in found}
+
+
+def test_a_merge_is_served_and_descends_from_its_heads(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START, recipe={"total_samples": 100})
+        one = commit(core, START + 1, base, recipe={"total_samples": 130})
+        two = commit(core, START + 4, base, recipe={"total_samples": 110})
+        made = merge(core)
+        assert core.store.active("m") == made["version"]
+        assert core.store.heads("m") == (made["version"],)
+        manifest = core.store.manifest(made["version"])
+        assert manifest.parents == tuple(sorted([one, two]))
+        assert manifest.recipe == made["recipe"] == {
+            "method": "merge",
+            "strategy": "fedavg",
+            "options": {"weighting": "samples"},
+            "base": base,
+            "samples": {one: 30, two: 10},
+            "total_samples": 140,
+            "left_out": [],
+        }  # fmt: skip
+        assert weights(core, made["version"])["w"].tolist() == [1.75] * 4
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "diloco", "median", "ties"])
+def test_two_stores_give_the_same_version_in_every_round(tmp_path: Path, strategy: str) -> None:
+    """Different nodes, different order of arrival; the second round needs the optimiser state of the first."""
+    with opened(tmp_path / "alpha") as alpha, opened(tmp_path / "beta") as beta:
+        bases = {commit(core, START) for core in (alpha, beta)}
+        for step in (1, 2):
+            (base,) = bases
+            values = weights(alpha, base)["w"]
+            heads = [(values + step, {"total_samples": 5}), (values - 3, {"total_samples": 8})]
+            for core, order in ((alpha, heads), (beta, heads[::-1])):
+                for head, recipe in order:
+                    commit(core, head, base, recipe=recipe)
+            bases = {merge(core, strategy=strategy)["version"] for core in (alpha, beta)}
+            assert len(bases) == 1
+
+
+def test_optimiser_state_stays_with_the_version_and_out_of_the_network(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        for step in (1, 2):
+            commit(core, START + step, base)
+        version = merge(core, strategy="fedadam")["version"]
+        assert sorted(weights(core, version)) == [
+            "aios.optimizer/first_moment/w",
+            "aios.optimizer/second_moment/w",
+            "w",
+        ]
+        exported = run_operation(core, "model_export", {"model": "m", "dest": str(tmp_path / "out")}, quiet)
+        assert b"aios.optimizer" not in (tmp_path / "out" / "model.safetensors").read_bytes()
+        assert exported["version"] == version
+        made = run_operation(core, "model_quantize", {"src": "m", "name": "m.int8", "quant": "int8"}, quiet)
+        assert made["tensors"] == 1
+
+
+def test_quantised_models_are_made_anew_instead(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        for step in (1, 2):
+            commit(core, START + step, base, derived_from=Source("source", base))
+        with pytest.raises(BadRequest, match="was derived from source: merge source"):
+            merge(core)
+
+
+def test_small_files_are_merged_whole(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        commit(core, START + 1, base, files={"config.json": b"{}", "notes.txt": b"new"})
+        commit(core, START + 2, base)
+        found = core.store.folder(merge(core)["version"])
+        assert {name: found.read_file(name) for name in found.files} == {"config.json": b"{}", "notes.txt": b"new"}
+        for text in (b"1", b"2"):
+            commit(core, START, found.version, files={"config.json": text})
+        with pytest.raises(BadRequest, match=r"config\.json in different ways"):
+            merge(core)
+
+
+def test_heads_can_be_named(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        one, two, three = (commit(core, START + step, base) for step in (1, 2, 9))
+        made = merge(core, heads=[one[:12], two], strategy="median")
+        assert made["heads"] == sorted([one, two])
+        assert set(core.store.heads("m")) == {made["version"], three}
+
+
+def test_what_cannot_be_merged_is_told(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        with pytest.raises(BadRequest, match="m has not diverged"):
+            merge(core)
+        one = commit(core, START + 1, base)
+        with pytest.raises(BadRequest, match="nothing to merge, activate"):
+            merge(core, heads=[base, one])
+        commit(core, START + 2)
+        with pytest.raises(BadRequest, match="no common ancestor"):
+            merge(core)
+        with pytest.raises(BadConfig, match="no merging strategy 'mean'"):
+            merge(core, strategy="mean", heads=[one, commit(core, START + 3, base)])
+
+
+def test_an_ancestor_that_is_gone_is_told(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        gone = "ab" * 32
+        for step in (1, 2):
+            commit(core, START + step, gone)
+        with pytest.raises(NoBase, match="common ancestor abababababab"):
+            merge(core)
+
+
+def test_an_ancestor_that_is_archived_is_rebuilt(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        random = np.random.default_rng(0).normal(size=4096).astype(np.float32)
+        base = commit(core, random)
+        one, two = (commit(core, random + step, base) for step in (1, 2))
+        for step in range(4):  # the ancestor is neither head nor active nor among the newest
+            two = commit(core, random + 2 + step, two)
+        core.store.gc(keep_last=2)
+        made = merge(core, heads=[one, two])
+        assert made["base"] == base
+
+
+def test_strangers_are_not_merged(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        commit(core, START + 1, base)
+        commit(core, START + 100, base, author=stranger(tmp_path / "mallory"))
+        with pytest.raises(Unauthenticated, match="a stranger: it is not merged"):
+            merge(core)
+        assert len(core.store.heads("m")) == 2
+        unsigned = commit(core, START + 7, base, envelope=None)
+        with pytest.raises(Unauthenticated, match="signed by nobody"):
+            merge(core, heads=[unsigned, commit(core, START + 8, base)])
+
+
+def test_named_publishers_are_merged(tmp_path: Path) -> None:
+    author = stranger(tmp_path / "carol")
+    known = load_identity(author, []).node_id
+    with opened(tmp_path / "alpha", f"\nsecurity: {{tls: 'on', publishers: [{known}]}}\n") as core:
+        base = commit(core, START)
+        commit(core, START + 1, base)
+        commit(core, START + 3, base, author=author)
+        assert weights(core, merge(core)["version"])["w"].tolist() == [2.0] * 4
+
+
+def test_by_itself_a_node_merges_its_active_version_with_those_of_others(tmp_path: Path) -> None:
+    other = stranger(tmp_path / "beta")
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        theirs = commit(core, START + 1, base, author=other, activate=False)
+        assert meeting(core, "m") == (), "the active version is no head: theirs descends from it"
+        mine = commit(core, START + 2, base)
+        assert meeting(core, "m") == tuple(sorted([mine, theirs]))
+        rejected = commit(core, START + 3, base)
+        core.store.rollback("m")
+        assert meeting(core, "m") == tuple(sorted([mine, theirs])), f"{rejected[:12]} was rolled back from"
+        core.store.activate("m", base)
+        assert meeting(core, "m") == ()
+
+
+def test_peers_that_merge_in_another_way_do_not_start_a_race(tmp_path: Path) -> None:
+    other = stranger(tmp_path / "beta")
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        heads = [commit(core, START + step, base) for step in (1, 2)]
+        mine = merge(core, strategy="fedavg")["version"]
+        commit(core, START + 1, *heads, author=other, activate=False)
+        assert meeting(core, "m") == ()
+        next_one = commit(core, START + 9, mine)
+        assert next_one in meeting(core, "m"), "later work goes on"
+
+
+def test_the_same_merge_made_twice_is_one_version(tmp_path: Path) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        heads = [commit(core, START + step, base) for step in (1, 2)]
+        first = merge_heads(core, "m", heads, Way("fedavg", {}), quiet)["version"]
+        assert merge_heads(core, "m", heads[::-1], Way("fedavg", {}), quiet)["version"] == first
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        heads = [commit(core, START + step, base) for step in (0, 1, 2, 50)]
+    config = str(tmp_path / "alpha" / "node.yaml")
+    options = ["-o", "faulty=1", "--strategy", "trimmed_mean", "-c", config]
+    capsys.readouterr()
+    assert run(["model", "merge", "m", *options, *[part for head in heads for part in ("--head", head)]]) == 0
+    said = capsys.readouterr().out
+    assert "trimmed_mean of" in said
+    assert f"since {base[:12]}" in said
+    with opened(tmp_path / "alpha") as core:
+        made = core.store.active("m")
+        assert made is not None
+        assert weights(core, made)["w"].tolist() == [1.5] * 4
+    assert run(["model", "merge", "m", "-c", config]) == 1
+    assert "has not diverged" in capsys.readouterr().err
+    assert run(["model", "merge", "m", "-o", "faulty", "-c", config]) == 2
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ({"merge_strategy": "mean"}, "no merging strategy 'mean'"),
+        ({"merge_strategy": "krum", "merge_options": {"fualty": 1}}, "did you mean 'faulty'"),
+        ({"merge_heads": 1}, "merge_heads"),
+    ],
+)
+def test_a_configuration_that_cannot_merge_is_told_at_the_start(models: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadConfig, match=told):
+        check_config({"models": models}, Path())
+
+
+def test_the_configuration_says_how_unless_one_is_told_otherwise(tmp_path: Path) -> None:
+    extra = "\nmodels: {merge_strategy: ties, merge_options: {density: 0.5}}\n"
+    with opened(tmp_path / "alpha", extra) as core:
+        base = commit(core, START)
+        heads = [commit(core, START + step, base) for step in (1, 2)]
+        usual = merge(core, heads=heads)["recipe"]
+        changed = merge(core, heads=heads, options={"scale": 2})["recipe"]
+        other = merge(core, heads=heads, strategy="median")["recipe"]
+    assert usual["options"] == {"density": 0.5, "scale": 1.0}
+    assert changed["options"] == {"density": 0.5, "scale": 2.0}
+    assert other["options"] == {}
+
+
+@pytest.mark.parametrize("before", [0, 1000])
+def test_training_says_how_much_it_saw(
+    tmp_path: Path, minilm_folder: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    monkeypatch.setattr("aios_node.node.jobs.adapt._verdict", lambda report: {**report, "better": True})
+    source = import_any(write_encoder(tmp_path / "tiny", minilm_folder, 0, layers=3), "auto")
+    base = write_folder(tmp_path / "base", source.weights, source.files, recipe={"total_samples": before})
+    documents = tmp_path / "documents.jsonl"
+    lines = [{"title": f"about item {n}", "text": f"item {n} is kept in room {n % 7} of house {n}"} for n in range(80)]
+    documents.write_text("\n".join(json.dumps(line) for line in lines))
+    job = jobs.AdaptJob(base.path, tmp_path / "new", documents, 2, 0, base.version, 0.1)
+    jobs.adapt_encoder(job, quiet)
+    recipe = read_folder(tmp_path / "new").manifest.recipe
+    assert recipe is not None
+    assert recipe["samples"] == recipe["documents"] > 10
+    assert recipe["total_samples"] == before + recipe["samples"]
+    assert recipe["prox_mu"] == 0.1
