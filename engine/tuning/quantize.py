@@ -7,7 +7,7 @@ machine. Knows no stores and no names of models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from aios_node.engine.tuning.batches import BatchPlan
 from aios_node.engine.tuning.blockwise import BlockwiseQuantizer
 from aios_node.engine.tuning.checkpoint import Checkpoints
 from aios_node.engine.tuning.endtoend import TuningSteps, tune
+from aios_node.engine.tuning.heldout import HeldOut, split
 from aios_node.engine.tuning.rounding import RoundingSteps
 from aios_node.engine.tuning.sensitivity import share_out
 from aios_node.engine.tuning.student import Student
@@ -124,15 +125,39 @@ class _Run:
         named = replace(recipe, calibration={"source": texts.source, "sha256": texts.sha256, "texts": len(texts.texts)})
         if recipe.method == "ptq":
             return Quantization(plain, named)
-        plan = self._plan(network, texts)
-        steps = int(recipe.options.get("steps", 0))
-        warm = _warm_start(plain, previous) if recipe.method == "tuned" else None
-        if warm is not None:
-            return Quantization(self._tuned(network, warm, plan, -(-steps // WARM_START)), named)
-        rounded = self._blockwise(network, recipe, plain, plan)
+        chosen = texts.first(int(recipe.options["texts"])).texts
         if recipe.method == "gptq":
-            return Quantization(rounded, named)
-        return Quantization(self._tuned(network, rounded, plan, steps), named)
+            return Quantization(self._blockwise(network, recipe, plain, self._plan(network, chosen)), named)
+        return Quantization(self._by_tuning(network, recipe, plain, previous, chosen), named)
+
+    def _by_tuning(
+        self,
+        network: Network,
+        recipe: QuantizationConfig,
+        plain: Mapping[str, Tensor],
+        previous: Mapping[str, Tensor] | None,
+        texts: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Blockwise, then end to end; or end to end from an earlier version. What is better on texts held out."""
+        learned, kept = split(texts)
+        made_up = _made_up(network.tokenizer, len(learned) // 2, int(recipe.options["seed"]))
+        plan = self._plan(network, (*learned, *made_up))
+        steps = int(recipe.options["steps"])
+        start, what = _warm_start(plain, previous), "the codes of the version before"
+        if start is not None:
+            steps = -(-steps // WARM_START)
+        else:
+            start, what = self._blockwise(network, recipe, plain, plan), "the results of rounding block by block"
+        tuned = self._tuned(network, start, plan, steps)
+        judge = HeldOut(network.config, self.weights, self._plan(network, kept).plain(len(kept)))
+        before, after = judge.cosine(start), judge.cosine(tuned)
+        if after > before or not steps:
+            return tuned
+        self.warn(
+            f"tuning end to end made it no better: a mean cosine of {after:.4f} instead of {before:.4f} on "
+            f"{len(kept)} calibration texts that it was not shown; {what} are kept"
+        )
+        return start
 
     def _shared_out(self, network: Network, texts: CalibrationSet) -> QuantizationConfig:
         if self.recipe.target_bytes is None or self.recipe.calibration is not None:
@@ -143,14 +168,10 @@ class _Run:
         report = partial(_counted, self.progress, 0.0, 0.05)
         return share_out(self.recipe, network.config, self.weights, probe.plain(PROBE_TEXTS), report)
 
-    def _plan(self, network: Network, texts: CalibrationSet) -> BatchPlan:
-        """The texts; for tuning, made-up ones after them, with the words that the texts lack."""
+    def _plan(self, network: Network, texts: Sequence[str]) -> BatchPlan:
         options = self.recipe.options
-        chosen = texts.first(int(options["texts"])).texts
-        if self.recipe.method == "tuned":
-            chosen += _made_up(network.tokenizer, len(chosen) // 2, int(options["seed"]))
         return BatchPlan.of(
-            chosen,
+            texts,
             network.tokenizer,
             max_tokens=network.config.max_tokens,
             budget=int(options.get("batch_tokens", 2048)),

@@ -16,6 +16,7 @@ from aios_node.engine.nets.sentences import SentenceEncoder
 from aios_node.engine.quant.agreement import agreement
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
 from aios_node.engine.quant.recipe import QuantizationConfig, preset
+from aios_node.engine.tuning.heldout import split
 from aios_node.engine.tuning.quantize import Network, Quantization, needs_texts, quantize_model
 from aios_node.engine.weights.manifest import tensor_hash
 
@@ -222,3 +223,25 @@ def test_networks_that_cannot_run_are_refused_before_work_starts(
         Network.of({"config.json": tiny_files["config.json"]})
     with pytest.raises(BadConfig, match="calibration texts"):
         quantize_model(weights, recipe("gptq"))
+
+
+def test_tuning_that_makes_it_no_better_is_thrown_away(network: Network, weights: dict[str, Any]) -> None:
+    """A rate at which training destroys what was there: the blockwise result stays, and somebody is told."""
+    options = {"steps": 6, "block_steps": 4, "batch_tokens": 512}
+    without = run(network, weights, recipe("tuned", options={**options, "steps": 0}))
+    warnings: list[str] = []
+    how = recipe("tuned", options={**options, "learning_rate": 1.0})
+    made = run(network, weights, how, warn=warnings.append)
+    assert hashes(made.weights) == hashes(without.weights)
+    assert len(warnings) == 1
+    assert "no better" in warnings[0]
+    assert "12 calibration texts" in warnings[0]
+
+
+def test_tuning_never_sees_what_it_is_judged_by() -> None:
+    for count, kept in ((1, 1), (9, 9), (10, 1), (120, 12), (50_000, 256)):
+        texts = [str(number) for number in range(count)]
+        learned, judged = split(texts)
+        assert len(judged) == kept
+        assert set(learned) | set(judged) == set(texts)
+        assert count < 10 or not set(learned) & set(judged)
