@@ -92,7 +92,7 @@ def _works(
         "ours": (lambda: delta.encode(base, target), lambda: delta.apply(base, blob)),
     }
     for rival in others:
-        if all(map(rival.fits, new.values())):
+        if rival.takes(new):
             works[rival.name] = _work(rival, old, new)
     return works
 

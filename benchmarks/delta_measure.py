@@ -56,7 +56,7 @@ def sizes(base: Mapping[str, Tensor], target: Mapping[str, Tensor], others: list
     blob = _ours(base, target)
     coded = {OURS: len(blob)}
     for rival in others:
-        if new and all(map(rival.fits, new.values())):
+        if new and rival.takes(new):
             coded[rival.name] = _size(rival, old, new)
     differing = {name: target[name] for name in target if _differs(base[name], target[name])}
     coded[FLOOR] = round(sum(floor_bytes(base[name], target[name]) for name in differing) + _other_parts(old, new))

@@ -31,6 +31,7 @@ Bytes = NDArray[np.uint8]
 PULSE = "PULSE, flat"
 PATCH3 = "PULSE patch 3, exponent classes"
 Z4AI = "z4ai"
+XDELTA_MOST = 12 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +67,20 @@ Words = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Rival:
-    """A codec: what it is called, and two functions that are each other's inverse."""
+    """A codec: what it is called, and two functions that are each other's inverse.
+
+    ``fits`` says which parts it can code, ``most`` how many bytes it may be given before it takes too long.
+    """
 
     name: str
     encode: Callable[[Parts, Parts], bytes]
     decode: Callable[[Parts, bytes], dict[str, Bytes]]
     fits: Callable[[Part], bool] = lambda _: True
+    most: int = 2**40
+
+    def takes(self, parts: Parts) -> bool:
+        """Whether it is measured on these parts."""
+        return all(map(self.fits, parts.values())) and sum(part.data.size for part in parts.values()) <= self.most
 
 
 def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, Part]:
@@ -234,7 +243,10 @@ def zipnn() -> Rival:
 
 
 def xdelta3() -> Rival:
-    """Debian's xdelta3 at its default level, all changed parts as one file, a window over the whole base."""
+    """Debian's xdelta3 at its default level, all changed parts as one file, a window over the whole base.
+
+    It takes a second and more for a megabyte that changed everywhere, so it is spared the large pairs.
+    """
 
     def encode(base: Parts, target: Parts) -> bytes:
         return _xdelta(base, _joined(target), "-e")
@@ -246,7 +258,7 @@ def xdelta3() -> Rival:
             at += part.data.size
         return found
 
-    return Rival("xdelta3", encode, decode)
+    return Rival("xdelta3", encode, decode, most=XDELTA_MOST)
 
 
 def _xdelta(base: Parts, data: bytes, direction: str) -> bytes:
