@@ -9,15 +9,18 @@ the tensors' sizes. Knows neither headers nor names.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, Final
 
 import numpy as np
 
-from aios_node.delta.codec.codecs import CODECS, Codec, codec_named, smallest
+from aios_node.delta.codec.choice import smallest
+from aios_node.delta.codec.codecs import CODECS, Codec, codec_named
+from aios_node.delta.codec.parallel import in_order
 from aios_node.delta.codec.parts import Part, assemble, layout, parts
-from aios_node.delta.codec.planes import Bytes
+from aios_node.delta.codec.planes import Bytes, Element
 from aios_node.delta.codec.stream import Reader, Writer, read_exactly
 from aios_node.delta.limits import LEAST_BLOCK, MIB, MOST_BLOCK
 from aios_node.engine.errors import Corrupt
@@ -47,47 +50,117 @@ class Coding:
         return tuple(codec_named(name) for name in self.codecs)
 
 
-def write_tensor(out: Writer, target: Tensor, base: Tensor | None, entry: TensorEntry, coding: Coding) -> bool:
-    """Code one tensor; ``base`` has the same layout or is None. Returns whether anything of the base was used."""
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A tensor to code; ``base`` has the same layout or is None."""
+
+    entry: TensorEntry
+    target: Tensor
+    base: Tensor | None
+
+
+def write_tensors(out: Writer, changes: Iterable[Change], coding: Coding) -> Iterator[tuple[TensorEntry, bool]]:
+    """Code tensors one after the other; after each, its entry and whether anything of its base was used."""
     codecs = coding.chosen
     numbers = {codec.name: number for number, codec in enumerate(codecs)}
-    news = parts(target)
-    olds: Sequence[Bytes | None] = [None] * len(news) if base is None else parts(base)
     used = False
-    for new, old, part in zip(news, olds, layout(entry), strict=True):
-        for span in _spans(part.size, coding.block):
-            codec, data = smallest(new[span], None if old is None else old[span], part.element, codecs)
+    for block, (codec, data) in in_order(partial(_code, codecs), _blocks(changes, coding.block)):
+        if codec is not None:
             out.write(_FRAME.pack(numbers[codec.name], len(data)))
             out.write(data)
             used |= codec.needs_base
-    return used
+        if block.last:
+            yield block.entry, used
+            used = False
 
 
-def read_tensor(source: Reader, base: Tensor | None, entry: TensorEntry, coding: Coding) -> Tensor:
-    """The next tensor. Raises Corrupt; ``entry`` bounds what is allocated, and its hash is not checked here."""
-    expected = layout(entry)
-    olds: Sequence[Bytes | None] = [None] * len(expected) if base is None else parts(base)
+def read_tensors(
+    source: Reader, wanted: Iterable[tuple[TensorEntry, Tensor | None]], coding: Coding
+) -> Iterator[Tensor]:
+    """The next tensors, by their entries and bases. Raises Corrupt.
+
+    The entries bound what is allocated; their hashes are not checked here.
+    """
     codecs = coding.chosen
-    data = [_read_part(source, old, part, codecs, coding.block) for old, part in zip(olds, expected, strict=True)]
-    return assemble(entry, data)
+    for coded in in_order(_decode, _read_blocks(source, wanted, codecs, coding.block)):
+        if coded.last:
+            yield assemble(coded.entry, coded.parts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A block of a tensor that is to be coded; ``target`` is None where a tensor has none at all."""
+
+    entry: TensorEntry
+    target: Bytes | None
+    base: Bytes | None
+    element: Element
+    last: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Coded:
+    """A block that was read and has a place in ``parts``."""
+
+    entry: TensorEntry
+    parts: Sequence[Bytes]
+    codec: Codec | None
+    data: bytes
+    base: Bytes | None
+    element: Element
+    out: Bytes
+    last: bool
+
+
+def _blocks(changes: Iterable[Change], size: int) -> Iterator[_Block]:
+    for change in changes:
+        news = parts(change.target)
+        olds: Sequence[Bytes | None] = [None] * len(news) if change.base is None else parts(change.base)
+        places = _places(change.entry, size)
+        for number, (index, part, span) in enumerate(places, 1):
+            old = olds[index]
+            base = None if old is None else old[span]
+            yield _Block(change.entry, news[index][span], base, part.element, number == len(places))
+        if not places:
+            yield _Block(change.entry, None, None, Element(1), last=True)
+
+
+def _code(codecs: tuple[Codec, ...], block: _Block) -> tuple[_Block, tuple[Codec | None, bytes]]:
+    if block.target is None:
+        return block, (None, b"")
+    return block, smallest(block.target, block.base, block.element, codecs)
+
+
+def _read_blocks(
+    source: Reader, wanted: Iterable[tuple[TensorEntry, Tensor | None]], codecs: tuple[Codec, ...], size: int
+) -> Iterator[_Coded]:
+    for entry, base in wanted:
+        expected = layout(entry)
+        olds: Sequence[Bytes | None] = [None] * len(expected) if base is None else parts(base)
+        data = [np.empty(part.size, np.uint8) for part in expected]
+        places = _places(entry, size)
+        for number, (index, part, span) in enumerate(places, 1):
+            codec, length = _read_frame(source, codecs, span)
+            coded = read_exactly(source, length)
+            whole = olds[index]
+            old = None if whole is None else whole[span]
+            yield _Coded(entry, data, codec, coded, old, part.element, data[index][span], number == len(places))
+        if not places:
+            yield _Coded(entry, data, None, b"", None, Element(1), np.empty(0, np.uint8), last=True)
+
+
+def _decode(block: _Coded) -> _Coded:
+    if block.codec is not None:
+        block.codec.decode(block.data, block.base, block.element, block.out)
+    return block
 
 
 def skip_tensor(source: BinaryIO, entry: TensorEntry, coding: Coding) -> None:
     """Move a seekable file to the end of the next tensor. Raises Corrupt for frames that cannot be."""
     codecs = coding.chosen
-    for part in layout(entry):
-        for span in _spans(part.size, coding.block):
-            _, length = _read_frame(source, codecs, span)
-            source.seek(length, 1)
-
-
-def _read_part(source: Reader, old: Bytes | None, part: Part, codecs: tuple[Codec, ...], block: int) -> Bytes:
-    data = np.empty(part.size, np.uint8)
-    for span in _spans(part.size, block):
-        codec, length = _read_frame(source, codecs, span)
-        coded = read_exactly(source, length)
-        data[span] = codec.decode(coded, None if old is None else old[span], part.element, span.stop - span.start)
-    return data
+    for _, _, span in _places(entry, coding.block):
+        _, length = _read_frame(source, codecs, span)
+        source.seek(length, 1)
 
 
 def _read_frame(source: Reader, codecs: tuple[Codec, ...], span: slice) -> tuple[Codec, int]:
@@ -97,6 +170,11 @@ def _read_frame(source: Reader, codecs: tuple[Codec, ...], span: slice) -> tuple
     if length > span.stop - span.start:
         raise Corrupt(f"a block of {span.stop - span.start} bytes is coded in {length}: raw is never longer")
     return codecs[number], length
+
+
+def _places(entry: TensorEntry, block: int) -> list[tuple[int, Part, slice]]:
+    """Where the blocks of a tensor lie: number of the part, the part, and its bytes."""
+    return [(index, part, span) for index, part in enumerate(layout(entry)) for span in _spans(part.size, block)]
 
 
 def _spans(size: int, block: int) -> Iterator[slice]:

@@ -1,6 +1,8 @@
 """Codecs for one block of a tensor. Each has a name, and the name is what stands in files and on the wire.
 
     same              nothing: the block equals the base's
+    fill              one element that stands everywhere
+    changes           the elements that changed, and by how much, entropy-coded (see changes)
     raw               the bytes themselves
     zstd              the bytes, compressed
     planes-zstd       byte planes of the target, compressed
@@ -8,8 +10,9 @@
     sub-planes-zstd   byte planes of the folded integer difference (floats in total order), compressed
 
 To add one: a class with these three members, in ``CODECS``. A codec knows bytes and the width of an element;
-it knows nothing about tensors, names or files. Compression level 1 is used on planes, where it was measured to be
-both smaller and faster than 3: there is little to match and much to entropy-code.
+it knows nothing about tensors, names or files (choice decides which one a block gets). Compression level 1 is used
+on planes without a base, where it was measured to be both smaller and faster than 3: there is little to match and
+much to entropy-code.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from aios_node.delta.codec import planes
+from aios_node.delta.codec.changes import Changes
 from aios_node.delta.codec.compression import compress, decompress
 from aios_node.delta.codec.planes import Bytes, Element
 from aios_node.engine.errors import BadRequest, Corrupt
@@ -38,8 +42,8 @@ class Codec(Protocol):
         """The coded bytes, or None where this codec does not fit the block."""
         ...
 
-    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
-        """Exactly ``size`` bytes of the target. Raises Corrupt; allocates nothing beyond ``size`` and copies of it."""
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        """Fill ``out`` with the target. Raises Corrupt; allocates nothing beyond copies of ``out``."""
         ...
 
 
@@ -52,10 +56,26 @@ class Same:
     def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
         return b"" if base is not None and np.array_equal(target, base) else None
 
-    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
         if data:
             raise Corrupt(f"codec same carries {len(data)} bytes, it must carry none")
-        return _present(base)
+        out[:] = _present(base)
+
+
+class Fill:
+    """One element, where all are the same."""
+
+    name = "fill"
+    needs_base = False
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        words = planes.as_words(target, element.width)
+        return words[:1].tobytes() if words.size and (words == words[0]).all() else None
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        if len(data) != element.width:
+            raise Corrupt(f"codec fill carries {len(data)} bytes where one element has {element.width}")
+        planes.as_words(out, element.width)[:] = np.frombuffer(data, planes.WORDS[element.width])
 
 
 class Raw:
@@ -67,10 +87,10 @@ class Raw:
     def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
         return target.tobytes()
 
-    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
-        if len(data) != size:
-            raise Corrupt(f"codec raw carries {len(data)} bytes where {size} belong")
-        return np.frombuffer(data, np.uint8)
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        if len(data) != out.size:
+            raise Corrupt(f"codec raw carries {len(data)} bytes where {out.size} belong")
+        out[:] = np.frombuffer(data, np.uint8)
 
 
 class Zstd:
@@ -82,8 +102,8 @@ class Zstd:
     def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
         return compress(target.data, _BYTES_LEVEL)
 
-    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
-        return _inflate(data, size)
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        out[:] = _inflate(data, out.size)
 
 
 class PlanesZstd:
@@ -97,8 +117,8 @@ class PlanesZstd:
             return None
         return compress(planes.split(planes.as_words(target, element.width)).data, _PLANES_LEVEL)
 
-    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
-        return planes.join(_inflate(data, size), element.width).view(np.uint8)
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        out[:] = planes.join(_inflate(data, out.size), element.width).view(np.uint8)
 
 
 class XorPlanesZstd:
@@ -111,12 +131,12 @@ class XorPlanesZstd:
         if base is None:
             return None
         words = planes.as_words(target, element.width) ^ planes.as_words(base, element.width)
-        return compress(planes.split(words).data, _PLANES_LEVEL)
+        return compress(planes.split(words).data, _BYTES_LEVEL)
 
-    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
-        words = planes.join(_inflate(data, size), element.width)
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        words = planes.join(_inflate(data, out.size), element.width)
         words ^= planes.as_words(_present(base), element.width)
-        return words.view(np.uint8)
+        out[:] = words.view(np.uint8)
 
 
 class SubPlanesZstd:
@@ -133,16 +153,19 @@ class SubPlanesZstd:
             new, old = planes.ordered(new), planes.ordered(old)
         return compress(planes.split(planes.difference(new, old)).data, _PLANES_LEVEL)
 
-    def decode(self, data: bytes, base: Bytes | None, element: Element, size: int) -> Bytes:
-        folded = planes.join(_inflate(data, size), element.width)
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        folded = planes.join(_inflate(data, out.size), element.width)
         old = planes.as_words(_present(base), element.width)
-        if not element.is_float:
-            return planes.undo_difference(folded, old).view(np.uint8)
-        return planes.unordered(planes.undo_difference(folded, planes.ordered(old))).view(np.uint8)
+        if element.is_float:
+            words = planes.unordered(planes.undo_difference(folded, planes.ordered(old)))
+        else:
+            words = planes.undo_difference(folded, old)
+        out[:] = words.view(np.uint8)
 
 
 CODECS: Final[dict[str, Codec]] = {
-    codec.name: codec for codec in (Same(), Raw(), Zstd(), PlanesZstd(), XorPlanesZstd(), SubPlanesZstd())
+    codec.name: codec
+    for codec in (Same(), Fill(), Changes(), Raw(), Zstd(), PlanesZstd(), XorPlanesZstd(), SubPlanesZstd())
 }
 ALWAYS: Final = "raw"
 
@@ -161,20 +184,6 @@ def choose(names: Iterable[str]) -> tuple[str, ...]:
     if ALWAYS not in allowed:
         raise BadRequest(f"the codecs offered lack {ALWAYS!r}, which everyone must know: {sorted(allowed)}")
     return tuple(name for name in CODECS if name in allowed)
-
-
-def smallest(target: Bytes, base: Bytes | None, element: Element, codecs: Iterable[Codec]) -> tuple[Codec, bytes]:
-    """The shortest coding of a block; the first codec wins a tie. Nothing is tried after one that needs no bytes."""
-    best: tuple[Codec, bytes] | None = None
-    for codec in codecs:
-        data = None if codec.needs_base and base is None else codec.encode(target, base, element)
-        if data is not None and (best is None or len(data) < len(best[1])):
-            best = (codec, data)
-            if not data:
-                break
-    if best is None:
-        raise BadRequest("no codec fits this block: allow 'raw', which always does")
-    return best
 
 
 def _inflate(data: bytes, size: int) -> Bytes:

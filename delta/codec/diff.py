@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from aios_node.delta.checks import base_tensor, bounded, check_base, check_result
-from aios_node.delta.codec.body import Coding, read_tensor, write_tensor
+from aios_node.delta.codec.body import Change, Coding, read_tensors, write_tensors
 from aios_node.delta.codec.compression import compress, decompress
+from aios_node.delta.codec.parallel import in_order
 from aios_node.delta.codec.plan import Step, plan
 from aios_node.delta.codec.stream import Reader, Writer, expect_end, read_exactly, read_section, write_section
 from aios_node.delta.fields import Fields, parse_object
 from aios_node.delta.limits import DEFAULT_LIMITS, Limits
-from aios_node.engine.errors import Corrupt, NoBase
+from aios_node.engine.errors import Corrupt, HashMismatch, NoBase
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.manifest import Manifest, build_manifest
 from aios_node.engine.weights.names import canonical_json
@@ -63,17 +64,18 @@ def encode_to(
 ) -> None:
     """As ``encode``, into a file. Reads every tensor twice (hash, then code) and holds one tensor at a time."""
     coding = coding or Coding()
-    new = build_manifest(target, {})
-    old = None if base is None else build_manifest(base, {})
+    both = [target] if base is None else [target, base]
+    new, *olds = in_order(lambda tensors: build_manifest(tensors, {}), both)
+    old = olds[0] if olds else None
     _write_header(out, old, new, coding)
-    done = 0
-    for step in plan(old, new):
-        if step.mode != "same":
-            name = step.entry.name
-            write_tensor(out, target[name], _used(step, base), step.entry, coding)
-        done += step.entry.nbytes
-        if progress is not None:
-            progress(done, new.nbytes)
+    steps = [step for step in plan(old, new) if step.mode != "same"]
+    done = new.nbytes - sum(step.entry.nbytes for step in steps)
+    changes = (Change(step.entry, target[step.entry.name], _used(step, base)) for step in steps)
+    tell = progress or (lambda _done, _total: None)
+    tell(done, new.nbytes)
+    for entry, _ in write_tensors(out, changes, coding):
+        done += entry.nbytes
+        tell(done, new.nbytes)
 
 
 def apply_from(
@@ -89,25 +91,34 @@ def apply_from(
     steps = plan(old, new)
     if old is not None:
         _check_unused(old, steps, weights)
+    coded = ((step.entry, _base(step, weights)) for step in steps if step.mode != "same")
+    tensors = read_tensors(source, coded, coding)
     done = 0
     for step in steps:
-        yield step.entry.name, _tensor(step, weights, source, coding)
+        yield step.entry.name, _checked(step, weights, tensors)
         done += step.entry.nbytes
         if progress is not None:
             progress(done, new.nbytes)
     expect_end(source)
 
 
-def _tensor(step: Step, weights: Mapping[str, Tensor], source: Reader, coding: Coding) -> Tensor:
-    if step.base is None:
-        tensor = read_tensor(source, None, step.entry, coding)
-    else:
+def _base(step: Step, weights: Mapping[str, Tensor]) -> Tensor | None:
+    return None if step.base is None else base_tensor(weights, step.base)
+
+
+def _checked(step: Step, weights: Mapping[str, Tensor], tensors: Iterator[Tensor]) -> Tensor:
+    """The tensor of a step, if it is what was promised; where it is not, a wrong base is to blame first."""
+    if step.base is not None and step.mode == "same":
         old = base_tensor(weights, step.base)
         check_base(step.base, old)
-        if step.mode == "same":
-            return old
-        tensor = read_tensor(source, old, step.entry, coding)
-    check_result(step.entry, tensor)
+        return old
+    try:
+        tensor = next(tensors)
+        check_result(step.entry, tensor)
+    except (Corrupt, HashMismatch):
+        if step.base is not None:
+            check_base(step.base, base_tensor(weights, step.base))
+        raise
     return tensor
 
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from aios_node.delta.codec.planes import Bytes, Element
 from aios_node.engine.quant.blocks import BITS, Grouping, QuantizedTensor, QuantType, Tensor, packed_size
-from aios_node.engine.quant.dtypes import count_of, dtype_of, from_bytes, is_float
+from aios_node.engine.quant.dtypes import count_of, dtype_of, from_bytes, mantissa_bits
 from aios_node.engine.quant.scales import CompactScales, CompactSizes, supers_of
 from aios_node.engine.weights.manifest import TensorEntry
 from aios_node.engine.weights.stored import stored_parts
 
-_CODE = Element(1)
-_SCALE = Element(4, is_float=True)
-_STEP = Element(2, is_float=True)
+_SCALE = Element(4, mantissa=23)
+_STEP = Element(2, mantissa=10)
+_SCALE_CODE = Element(1, code=4)
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ def layout(entry: TensorEntry) -> tuple[Part, ...]:
     """The parts of the tensor that an entry describes, in the order in which they are coded."""
     if entry.quant_type == "none":
         kind = dtype_of(entry.dtype)
-        return (Part(entry.nbytes, Element(kind.itemsize, is_float(entry.dtype))),)
+        return (Part(entry.nbytes, Element(kind.itemsize, mantissa_bits(entry.dtype))),)
     grouping = Grouping.of(entry.shape, entry.quant_axis, entry.group_size)
-    codes = Part(packed_size(count_of(entry.shape), BITS[entry.quant_type]), _CODE)
+    bits = BITS[entry.quant_type]
+    codes = Part(packed_size(count_of(entry.shape), bits), Element(1, code=bits))
     if entry.scale_codec == "double4":
         sizes = CompactSizes.of(grouping.channels, grouping.groups)
-        return codes, Part(sizes.steps, _STEP), Part(sizes.scale_codes, _CODE), Part(sizes.zero_codes, _CODE)
+        small = Part(sizes.scale_codes, _SCALE_CODE), Part(sizes.zero_codes, _SCALE_CODE)
+        return codes, Part(sizes.steps, _STEP), *small
     scales = Part(4 * grouping.channels * grouping.groups, _SCALE)
     return codes, scales, scales
 

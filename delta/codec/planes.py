@@ -24,10 +24,19 @@ WORDS: Final[dict[int, np.dtype[Any]]] = {1: np.dtype("u1"), 2: np.dtype("<u2"),
 
 @dataclass(frozen=True)
 class Element:
-    """One number of a part: its width in bytes (1, 2, 4, 8) and whether its bits are a sign-magnitude float."""
+    """One number of a part: its width in bytes (1, 2, 4, 8), and what its bits mean.
+
+    ``mantissa``: bits of a float's mantissa, 0 for integers; ``code``: bits of a code, where a byte holds several.
+    """
 
     width: int
-    is_float: bool = False
+    mantissa: int = 0
+    code: int = 8
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its bits are sign, exponent and mantissa."""
+        return self.mantissa > 0
 
 
 def as_words(data: Bytes, width: int) -> Words:

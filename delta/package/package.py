@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Protocol
 
 from aios_node.delta.checks import bounded
-from aios_node.delta.codec.body import Coding, write_tensor
+from aios_node.delta.codec.body import Change, Coding, write_tensors
 from aios_node.delta.codec.compression import compress, decompress
 from aios_node.delta.codec.plan import Step, changed_bytes, plan
 from aios_node.delta.codec.stream import read_exactly, read_section, write_section
@@ -126,21 +126,24 @@ def _write_body(
     progress: Progress | None,
 ) -> bool:
     """Returns whether anything of the base was used."""
-    used, done, total = False, 0, target.manifest.nbytes
+    total = target.manifest.nbytes
+    coded = [step for step in steps if step.mode != "same"]
+    used, done = len(coded) < len(steps), total - sum(step.entry.nbytes for step in coded)
     with ExitStack() as stack:
         new = stack.enter_context(target.weights())
         old = None if base is None else stack.enter_context(base.weights())
-        for step in steps:
-            name = step.entry.name
-            if step.mode == "same":
-                used = True
-            else:
-                against = old[name] if old is not None and step.base is not None else None
-                used |= write_tensor(out, new[name], against, step.entry, coding)
-            done += step.entry.nbytes
-            if progress is not None:
-                progress(done, total)
+        changes = (Change(step.entry, new[step.entry.name], _against(step, old)) for step in coded)
+        tell = progress or (lambda _done, _total: None)
+        tell(done, total)
+        for entry, of_use in write_tensors(out, changes, coding):
+            used |= of_use
+            done += entry.nbytes
+            tell(done, total)
     return used
+
+
+def _against(step: Step, old: Mapping[str, Tensor] | None) -> Tensor | None:
+    return None if old is None or step.base is None else old[step.entry.name]
 
 
 class _Counted:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from aios_node.delta.checks import base_tensor, check_base, check_result
-from aios_node.delta.codec.body import Coding, read_tensor, skip_tensor
+from aios_node.delta.codec.body import Coding, read_tensors, skip_tensor
 from aios_node.delta.codec.plan import Step
 from aios_node.engine.errors import Corrupt, HashMismatch
 from aios_node.engine.quant.blocks import Tensor
@@ -42,7 +42,7 @@ class PackageWeights(Mapping[str, Tensor]):
             tensor = old
         else:
             self._source.seek(self._places[name])
-            tensor = read_tensor(self._source, old, step.entry, self._coding)
+            (tensor,) = read_tensors(self._source, [(step.entry, old)], self._coding)
         if name not in self._checked:
             self._check(step, tensor, old)
             self._checked.add(name)

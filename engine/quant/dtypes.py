@@ -49,6 +49,11 @@ def is_float(name: str) -> bool:
     return name in _FLOATS
 
 
+def mantissa_bits(name: str) -> int:
+    """Bits of the mantissa of a dtype, 0 for what is no floating point kind."""
+    return int(ml_dtypes.finfo(_FLOATS[name]).nmant) if name in _FLOATS else 0
+
+
 def shown(shape: tuple[int, ...]) -> str:
     """A shape for a message, however long it claims to be."""
     return str(shape)[:120]

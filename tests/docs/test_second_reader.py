@@ -1,4 +1,4 @@
-"""Deltas and packages, read by a second reader: written from docs/formats.md, with no code of the project in it.
+"""Deltas and packages, read by a second reader: written from two pages of docs, with no code of the project in it.
 
 As long as it reads what the program writes, the page says enough.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,10 @@ from aios_node.engine.quant.recipe import Settings
 from aios_node.engine.quant.scales import CompactScales
 from aios_node.engine.weights.folder import write_folder
 from aios_node.engine.weights.manifest import build_manifest
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+PAGE: dict[str, Any] = {}
+exec(re.findall(r"```python\n(.*?)```", (DOCS / "delta.md").read_text(), re.DOTALL)[-1], PAGE)
 
 
 def section(data: memoryview, at: int) -> tuple[bytes, int]:
@@ -56,11 +61,19 @@ def unfolded(folded: np.ndarray, base: np.ndarray, width: int, is_float: bool) -
     return np.array(out, f"<u{width}")
 
 
-def block(codec: str, coded: bytes, base: bytes | None, width: int, is_float: bool) -> bytes:
+def block(codec: str, coded: bytes, base: bytes | None, size: int, element: tuple[int, int, int]) -> bytes:
+    width, mantissa, bits = element
     old = np.frombuffer(base or b"", f"<u{width}")
     match codec:
         case "same":
             return base or b""
+        case "fill":
+            return coded * (size // width)
+        case "changes" if width == 1 and not mantissa:
+            return packed(PAGE["read_codes"](coded, unpacked(base or b"", bits), bits), bits)
+        case "changes":
+            words: list[int] = PAGE["read_words"](coded, old.tolist(), 8 * width, mantissa)
+            return np.array(words, f"<u{width}").tobytes()
         case "raw":
             return coded
         case "zstd":
@@ -70,22 +83,37 @@ def block(codec: str, coded: bytes, base: bytes | None, width: int, is_float: bo
         case "xor-planes-zstd":
             return (joined(inflate(coded), width) ^ old).tobytes()
         case _:
-            return unfolded(joined(inflate(coded), width), old, width, is_float).tobytes()
+            return unfolded(joined(inflate(coded), width), old, width, mantissa > 0).tobytes()
 
 
-def parts(entry: dict[str, Any]) -> list[tuple[int, int, bool]]:
-    """(bytes, width of an element, is float) of every part."""
+def unpacked(data: bytes, bits: int) -> list[int]:
+    return [byte >> shift & (1 << bits) - 1 for byte in data for shift in range(0, 8, bits)]
+
+
+def packed(codes: list[int], bits: int) -> bytes:
+    each = 8 // bits
+    return bytes(sum(codes[at + k] << k * bits for k in range(each)) for at in range(0, len(codes), each))
+
+
+Kind = tuple[int, int, int]
+"""Width of an element, bits of its mantissa (0: no float), bits of a code."""
+SCALE, STEP, SMALL = (4, 23, 8), (2, 10, 8), (1, 0, 4)
+
+
+def parts(entry: dict[str, Any]) -> list[tuple[int, Kind]]:
+    """Bytes and kind of every part."""
     if entry["quant_type"] == "none":
         kind = np.dtype(entry["dtype"])
-        return [(entry["nbytes"], kind.itemsize, kind.kind == "f")]
+        return [(entry["nbytes"], (kind.itemsize, np.finfo(kind).nmant if kind.kind == "f" else 0, 8))]
     values = int(np.prod(entry["shape"]))
-    codes = -(-values * int(entry["quant_type"][3:]) // 8)
+    bits = int(entry["quant_type"][3:])
+    codes = -(-values * bits // 8)
     if entry.get("scale_codec") == "double4":
         channels, groups = table(entry)
-        packed = -(-channels * groups // 2)
-        return [(codes, 1, False), (2 * channels * -(-groups // 16), 2, True), (packed, 1, False), (packed, 1, False)]
+        small = -(-channels * groups // 2), SMALL
+        return [(codes, (1, 0, bits)), (2 * channels * -(-groups // 16), STEP), small, small]
     scales = (entry["nbytes"] - codes) // 2
-    return [(codes, 1, False), (scales, 4, True), (scales, 4, True)]
+    return [(codes, (1, 0, bits)), (scales, SCALE), (scales, SCALE)]
 
 
 def table(entry: dict[str, Any]) -> tuple[int, int]:
@@ -166,14 +194,14 @@ def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base
                 continue
             olds = list(base[entry["name"]])
         found[entry["name"]] = []
-        for (size, width, is_float), earlier in zip(parts(entry), olds, strict=False):
+        for (size, kind), earlier in zip(parts(entry), olds, strict=False):
             content = b""
             while len(content) < size:
                 number, length = struct.unpack_from("<BI", data, at)
                 coded, at = bytes(data[at + 5 : at + 5 + length]), at + 5 + length
                 span = slice(len(content), min(size, len(content) + settings["block"]))
                 codec = settings["codecs"][number]
-                content += block(codec, coded, earlier and earlier[span], width, is_float)
+                content += block(codec, coded, earlier and earlier[span], span.stop - span.start, kind)
                 used.add(codec)
             found[entry["name"]].append(content)
     assert at == len(data)
@@ -261,7 +289,7 @@ def test_a_second_reader_of_scales(quant: Any, bits: int) -> None:
     manifest = json.loads(build_manifest({"w": tensor}, {}).to_bytes())
     (entry,) = manifest["tensors"]
     found = bare({"w": tensor})["w"]
-    assert [len(part) for part in found] == [size for size, _, _ in parts(entry)]
+    assert [len(part) for part in found] == [size for size, _ in parts(entry)]
     assert entry["nbytes"] == sum(map(len, found))
     scales, zeros = double4(found[1:], entry)
     shifts = np.arange(0, 8, bits)
@@ -282,10 +310,12 @@ def test_every_codec_was_read() -> None:
 
 
 def block_by_block() -> set[str]:
-    """A large tensor of which most blocks did not change."""
-    old = {"w": np.zeros((3, 1 << 20), np.float32)}
-    new = {"w": old["w"].copy()}
+    """A large tensor of which most blocks did not change, and differences that only planes show."""
+    random = np.random.default_rng(5)
+    old = {"w": np.zeros((3, 1 << 20), np.float32), "x": random.integers(0, 2**32, 9000).astype(np.uint32)}
+    new = {"w": old["w"].copy(), "x": old["x"] ^ np.resize(np.arange(7, dtype=np.uint32) << 24, 9000)}
     new["w"][1, 5] = 1
+    old["y"], new["y"] = old["x"], old["x"] + np.resize(np.arange(7, dtype=np.uint32) << 20, 9000)
     found, used = read_delta(delta.encode(old, new), bare(old))
     assert found == bare(new)
     return used
