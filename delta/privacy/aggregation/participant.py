@@ -129,7 +129,7 @@ class Participant:
         for other in senders:
             apply_mask(masked, self._seed_with(other), pair_sign(self._me, other))
         self.round = Round.VECTORS
-        return sign(self._terms, Masked(self._me, masked.view(np.uint8).data), self._signer)
+        return sign(self._terms, Masked(self._me, masked.view(np.uint8).data.toreadonly()), self._signer)
 
     def _unseal(self, sender: str, sealed: bytes) -> tuple[bytes, bytes] | None:
         """Both shares; None where they are damaged: then others must help, for which the threshold leaves room."""
