@@ -59,9 +59,9 @@ class Client:
         """
         self.uri = uri
         self._client = dial(uri, ca=ca, cert=cert, key=key, hostname=hostname)
-        headers = [(b"authorization", b"Bearer " + token.encode())] if token is not None else []
-        self._stream = fl.FlightCallOptions(headers=headers)
-        self._short = fl.FlightCallOptions(headers=headers, timeout=timeout)
+        self._headers = [(b"authorization", b"Bearer " + token.encode())] if token is not None else []
+        self._stream = fl.FlightCallOptions(headers=self._headers)
+        self._short = fl.FlightCallOptions(headers=self._headers, timeout=timeout)
         self._attempts = max(1, attempts)
         self._sleep = sleep
 
@@ -188,11 +188,17 @@ class Client:
             raise Corrupt(f"{self.uri} did not say whether the rows are durable")
         return _object(answer.to_pybytes())
 
-    def call(self, op: str, args: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """Run an action; yields its results and its progress as they come. Not tried again once begun."""
+    def call(
+        self, op: str, args: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Run an action; yields its results and its progress as they come. Not tried again once begun.
+
+        ``timeout`` (seconds) is for all of it together; None: any time.
+        """
         action = fl.Action(op, json.dumps(dict(args or {})).encode())
+        options = self._stream if timeout is None else fl.FlightCallOptions(headers=self._headers, timeout=timeout)
         with self._translated():
-            for result in self._client.do_action(action, self._stream):
+            for result in self._client.do_action(action, options):
                 yield _object(result.body.to_pybytes())
 
     def status(self) -> dict[str, Any]:

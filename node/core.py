@@ -122,7 +122,7 @@ class NodeCore:
         from aios_node.node.dialing import Dialer
 
         timeout_s = self.config.limits.idle_timeout_s
-        return Dialer(self.identity, self.peers, idle_timeout_s=timeout_s, tls=self.config.tls)
+        return Dialer(self.identity, self.peers, idle_timeout_s=timeout_s, tls=self.config.peer_tls)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -184,9 +184,11 @@ class NodeCore:
 
     def trusted_publishers(self) -> frozenset[str] | None:
         """Node ids whose signed versions are accepted; None on an open network: anyone's."""
-        if not self.config.tls and not self.config.security.publishers:
+        known = self.peers.all()
+        keyed = self.config.tls or any(peer.tls for peer in known)
+        if not keyed and not self.config.security.publishers:
             return None
-        peers = {peer.node_id for peer in self.peers.all() if peer.node_id}
+        peers = {peer.node_id for peer in known if peer.node_id}
         return frozenset({*peers, *self.config.security.publishers, self.identity.node_id})
 
     def embed_waiting(self) -> int:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from aios_node.engine.errors import BadConfig, Unauthorized
+from aios_node.engine.errors import BadConfig, ProtocolError, Unauthorized
 from aios_node.flight.client import Client
 from aios_node.flight.peer_link import PeerLink
 from aios_node.flight.ports import SearchRequest
 from aios_node.node.identity import SERVER_NAME, Identity
 from aios_node.node.peers import Peer, PeerBook
+from aios_node.node.sync.calling import HELD_S
 
 STATUS_TIMEOUT_S = 10.0
 
@@ -40,6 +41,16 @@ class Dialer:
             hostname=SERVER_NAME,
             idle_timeout=self._idle_timeout_s,
         )
+
+    def news(self, peer: Peer, since: int) -> int:
+        """How many news a peer has had, at once if that is not ``since``, else after a while. Raises AiosError."""
+        timeout_s = HELD_S + STATUS_TIMEOUT_S
+        with self._client(peer, self._certificates(peer), timeout_s) as client:
+            answer = next(client.call("news", {"since": since}, timeout=timeout_s), {})
+        number = answer.get("news")
+        if type(number) is not int:
+            raise ProtocolError(f"{peer.uri} does not say what news it has")
+        return number
 
     def search(self, peer: Peer, request: SearchRequest, timeout_s: float) -> pa.Table:
         """A peer's own hits for a search."""

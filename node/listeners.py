@@ -57,7 +57,7 @@ class Listeners:
     def start(self) -> None:
         """Listen. Raises BadConfig or Unavailable."""
         self.clients.start()
-        if self._config.tls:
+        if self._config.tls and not self._config.listen.dial_only:
             self._trusted = self._peers.roots()
             self.for_peers = self._peer_listener(self._config.listen.peer_port).start()
 

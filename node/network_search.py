@@ -71,7 +71,7 @@ class NetworkSearch:
         request = replace(request, columns=(*HITS.names, *_extra(request)))
         asked = {
             peer.name or peer.uri: self._pool.submit(self._ask, peer, replace(request, scope="local"), self._timeout_s)
-            for peer in self._peers.all()
+            for peer in self._peers.dialled()
         }
         answers: dict[str, pa.Table | None] = {}
         unknown: UnknownTable | None = None

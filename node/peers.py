@@ -22,6 +22,7 @@ from aios_node.node.files import read_json, write_atomic, write_json
 from aios_node.node.identity import expired, node_id_of
 
 FETCH_TIMEOUT_S = 5.0
+_URIS = "grpc+tls://HOST:PORT, grpc://HOST:PORT, or key:NODE_ID for a node that only dials"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,12 @@ class Peer:
     @property
     def tls(self) -> bool:
         """Whether it is met under mTLS."""
-        return self.uri.startswith("grpc+tls://")
+        return not self.dialled or self.uri.startswith("grpc+tls://")
+
+    @property
+    def dialled(self) -> bool:
+        """Whether it is dialled from here; otherwise it is known by its key alone and dials in."""
+        return not self.uri.startswith("key:")
 
 
 class PeerBook:
@@ -63,6 +69,10 @@ class PeerBook:
         """The peer with this node id, if it is one of ours."""
         return next((peer for peer in self.all() if peer.node_id == node_id), None)
 
+    def dialled(self) -> list[Peer]:
+        """The peers that are dialled from here."""
+        return [peer for peer in self.all() if peer.dialled]
+
     def find(self, text: str) -> Peer:
         """The peer with this URI, name or node id prefix. Raises BadRequest."""
         peers = self.all()
@@ -79,14 +89,16 @@ class PeerBook:
         try:
             entry = PeerEntry(uri=uri, fingerprint=fingerprint, certificate=certificate)
         except ValidationError as error:
-            wrong = error.errors()[0]["loc"][0]
-            allowed = "64 hexadecimal digits" if wrong == "fingerprint" else "grpc+tls://HOST:PORT or grpc://HOST:PORT"
+            wrong = (*error.errors()[0]["loc"], "uri")[0]
+            allowed = "64 hexadecimal digits" if wrong == "fingerprint" else _URIS
             raise BadRequest(
                 f"{wrong} is {(fingerprint if wrong == 'fingerprint' else uri)!r}: use {allowed}"
             ) from None
         if uri.startswith("grpc+tls://") and fingerprint is None:
             raise BadRequest("a grpc+tls peer needs --fingerprint NODE_ID: `aios-node status` there shows it")
         peer = _peer(entry, self._base)
+        if not peer.dialled and certificate is None and self.certificate(peer) is None:
+            raise BadRequest(f"{uri} cannot be asked for its certificate: give --cert, a copy of its keys/node.crt")
         if certificate is not None:
             self._keep_certificate(peer, _read_certificate(certificate))
         with self._lock:
@@ -156,7 +168,7 @@ class PeerBook:
 
 def _peer(entry: PeerEntry, base: Path) -> Peer:
     certificate = base / entry.certificate if entry.certificate else None
-    return Peer(entry.uri, entry.fingerprint, entry.rights, certificate)
+    return Peer(entry.uri, entry.node_id, entry.rights, certificate)
 
 
 def _checked_entries(value: Any, folder: Path) -> dict[str, dict[str, Any]]:

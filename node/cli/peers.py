@@ -11,7 +11,12 @@ from aios_node.node.cli.options import Config, Json, answered
 from aios_node.node.cli.output import print_table, short
 
 app = typer.Typer(help="Peers to stay in step with.", no_args_is_help=True)
-Uri = Annotated[str, typer.Argument(help="grpc+tls://HOST:PORT of the peer's peer port (grpc:// without TLS).")]
+Uri = Annotated[
+    str,
+    typer.Argument(
+        help="grpc+tls://HOST:PORT of the peer's peer port (grpc:// without TLS), or key:NODE_ID if it only dials."
+    ),
+]
 
 
 @app.command(name="list")

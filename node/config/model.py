@@ -50,6 +50,7 @@ class ListenSection(Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: Port = Field(0, description="Flight port for clients; 0 takes a free one")
     peer_port: Port = Field(0, description="Flight port for peers under TLS; 0 takes a free one")
+    dial_only: bool = Field(False, description="take no calls from peers: this node dials them, for both directions")
     advertise: str | None = Field(None, description="host that peers and clients should use, when it is not `host`")
     health_port: Port | None = Field(None, description="gRPC health service; absent: none, 0: a free port")
     metrics_port: Port | None = Field(None, description="Prometheus metrics over HTTP; absent: none, 0: a free port")
@@ -74,11 +75,23 @@ class PeerEntry(Section):
     """A node to stay in step with."""
 
     uri: str = Field(
-        pattern=r"^grpc(\+tls|\+tcp)?://[^/\s]+:\d{1,5}$", description="grpc+tls://HOST:PORT of its peer port"
+        pattern=r"^(grpc(\+tls|\+tcp)?://[^/\s]+:\d{1,5}|key:[0-9a-f]{64})$",
+        description="grpc+tls://HOST:PORT of its peer port; key:NODE_ID for a node that only dials",
     )
     fingerprint: Fingerprint | None = Field(None, description="node id of the peer; needed under TLS")
     certificate: Path | None = Field(None, description="its certificate, where it cannot be fetched from it")
     rights: tuple[GrantText, ...] | None = Field(None, description="instead of security.peer_rights")
+
+    @property
+    def node_id(self) -> str | None:
+        """The node id that the peer must prove, wherever it is stated."""
+        return self.uri.removeprefix("key:") if self.uri.startswith("key:") else self.fingerprint
+
+    @model_validator(mode="after")
+    def _one_key(self) -> PeerEntry:
+        if self.fingerprint not in {None, self.node_id}:
+            raise ValueError("uri and fingerprint name different nodes: leave the fingerprint out")
+        return self
 
 
 class StoreSection(Section):
@@ -213,6 +226,11 @@ class NodeConfig(Section):
     def tls(self) -> bool:
         """Whether clients and peers meet TLS."""
         return self.security.tls == "on" or (self.security.tls == "auto" and not self.loopback)
+
+    @property
+    def peer_tls(self) -> bool:
+        """Whether this node meets peers under TLS: it listens so, or it only dials."""
+        return self.tls or self.listen.dial_only
 
     @property
     def data_dir(self) -> Path:

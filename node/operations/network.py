@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aios_node.engine.errors import BadRequest
 from aios_node.node.operations.general import NoArgs, peer_summary
 from aios_node.node.operations.registry import Args, Progress, operation
+from aios_node.node.sync.calling import HELD_S
 
 if TYPE_CHECKING:
     from aios_node.node.core import NodeCore
+    from aios_node.node.peers import Peer
 
 
 class SyncArgs(Args):
@@ -17,6 +20,12 @@ class SyncArgs(Args):
 
     peer: str | None = None
     model: str | None = None
+
+
+class NewsArgs(Args):
+    """The number of news that the caller knows; another one is answered at once."""
+
+    since: int = -1
 
 
 class PeerAddArgs(Args):
@@ -55,7 +64,7 @@ class TokenArgs(Args):
 )
 def sync(core: NodeCore, args: SyncArgs, progress: Progress) -> dict[str, Any]:
     """Visit peers now; returns what was transferred, and which peers could not be reached."""
-    peers = [core.peers.find(args.peer)] if args.peer else core.peers.all()
+    peers = [_dialled(core, args.peer)] if args.peer else core.peers.dialled()
     results: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     for index, peer in enumerate(peers):
@@ -65,6 +74,12 @@ def sync(core: NodeCore, args: SyncArgs, progress: Progress) -> dict[str, Any]:
         if visit.error:
             failed.append({"peer": peer.uri, "error": visit.error})
     return {"results": results, "failed": failed}
+
+
+@operation("news", "{since?} -> {news}: waits up to 20 s for another number than `since`", "read", "node/status")
+def news(core: NodeCore, args: NewsArgs, _progress: Progress) -> dict[str, Any]:
+    """How many times a version was activated here: what peers that cannot be reached wait for."""
+    return {"news": core.sync.wait_for_news(args.since, HELD_S)}
 
 
 @operation("transfers", "{} -> {transfers}: the last ones, oldest first", "read", "node/transfers")
@@ -113,3 +128,10 @@ def token_revoke(core: NodeCore, args: TokenArgs, _progress: Progress) -> dict[s
     """Forget a token at once."""
     core.tokens.revoke(args.name)
     return {"revoked": args.name}
+
+
+def _dialled(core: NodeCore, text: str) -> Peer:
+    peer = core.peers.find(text)
+    if not peer.dialled:
+        raise BadRequest(f"{peer.uri} only dials: it syncs when it calls, at the latest after its sync.interval_s")
+    return peer

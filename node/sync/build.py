@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 def build_sync(core: NodeCore) -> SyncService:
     """The sync service of this node. It does nothing until it is started or asked."""
+    dialer = core.dialer
     service = SyncService(
-        core.config, core.peers, _Sessions(core), core.dialer.link, lambda record: _count(core, record)
+        core.config, core.peers, _Sessions(core), dialer.link, lambda record: _count(core, record), dialer.news
     )
     core.store.subscribe(service.changed)
     return service

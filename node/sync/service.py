@@ -19,6 +19,7 @@ from aios_node.engine.errors import AiosError
 from aios_node.flight.ports import Principal, SyncTransport
 from aios_node.node.config import NodeConfig
 from aios_node.node.peers import Peer, PeerBook
+from aios_node.node.sync.calling import Ask, NewsCaller
 from aios_node.node.sync.driver import SyncDriver, Work
 from aios_node.node.sync.history import History, TransferRecord
 from aios_node.node.sync.pace import BandwidthCap
@@ -59,6 +60,7 @@ class SyncService:
         sessions: Sessions,
         dial: Callable[[Peer], SyncTransport],
         on_record: Callable[[TransferRecord], None],
+        ask_news: Ask,
     ) -> None:
         self.history = History()
         self._config = config
@@ -72,6 +74,8 @@ class SyncService:
         self._visiting: dict[str, threading.Lock] = {}
         self._caps: dict[str, BandwidthCap] = {}
         self._threads: dict[str, threading.Thread] = {}
+        self._called: set[str] = set()  # peers that have news, as they say when asked
+        self._caller = NewsCaller(self._find, ask_news, self._call, self._stopping)
 
     def start(self) -> None:
         """Stay in step from now on: one thread per peer, so that a slow one holds nobody up."""
@@ -80,11 +84,13 @@ class SyncService:
     def peers_changed(self) -> None:
         """Begin with new peers; threads of removed ones end by themselves."""
         with self._wake:
-            for peer in self._peers.all():
+            for peer in self._peers.dialled():
                 if peer.uri not in self._threads and not self._stopping.is_set():
                     thread = threading.Thread(target=self._stay, args=(peer.uri,), name="sync-loop", daemon=True)
                     self._threads[peer.uri] = thread
                     thread.start()
+                    if self._config.listen.dial_only:
+                        self._caller.start(peer.uri)
 
     def changed(self, event: Event) -> None:
         """The store has something new: visit everyone now."""
@@ -92,6 +98,20 @@ class SyncService:
             with self._wake:
                 self._news += 1
                 self._wake.notify_all()
+
+    def wait_for_news(self, since: int, timeout_s: float) -> int:
+        """The number of news so far: at once when it is not ``since``, else when it changes or time is up."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping.is_set() or self._news != since, timeout_s)
+            return self._news
+
+    def _find(self, uri: str) -> Peer | None:
+        return next((peer for peer in self._peers.dialled() if peer.uri == uri), None)
+
+    def _call(self, uri: str) -> None:
+        with self._wake:
+            self._called.add(uri)
+            self._wake.notify_all()
 
     def stop(self, timeout_s: float) -> None:
         """End running sessions (what is staged stays) and the loops."""
@@ -156,23 +176,26 @@ class SyncService:
         seen = -1
         failures = 0
         while not self._stopping.is_set():
-            peer = next((peer for peer in self._peers.all() if peer.uri == uri), None)
+            peer = self._find(uri)
             if peer is None:
                 break
             with self._wake:
                 seen = self._news
+                self._called.discard(uri)
             visit = self.visit(peer)
             failures = failures + 1 if visit.error else 0
             if visit.error and failures == LOUD_FAILURES:
                 log.warning("peer unreachable", peer=uri, error=visit.error)
             pause = self._backoff(failures) if failures else self._config.sync.interval_s
-            self._wait_for_news(seen, pause)
+            self._wait_for_news(uri, seen, pause)
         with self._wake:
             self._threads.pop(uri, None)
 
-    def _wait_for_news(self, seen: int, pause: float) -> None:
+    def _wait_for_news(self, uri: str, seen: int, pause: float) -> None:
         with self._wake:
-            self._wake.wait_for(lambda: self._stopping.is_set() or self._news > seen, pause)
+            self._wake.wait_for(
+                lambda: self._stopping.is_set() or self._news > seen or uri in self._called, pause
+            )  # fmt: skip
 
     def _backoff(self, failures: int) -> float:
         """Exponential, with jitter, so that many nodes do not come back at the same moment."""
