@@ -9,7 +9,7 @@ In float32 every update shows; there a random subset is updated. Knows nothing o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
+from aios_node.engine.quant.blocks import QuantizedTensor, Tensor, pack
 from aios_node.engine.quant.ptq import quantize_tensor
 from aios_node.engine.quant.recipe import Settings
 
@@ -69,7 +69,7 @@ def synthetic(precision: str, density: float, count: int = COUNT) -> Pair:
     store = _stored(precision, count)
     base = store(weights)
     if density in {0.0, 1.0}:
-        return Pair(name, base, base if not density else _all_changed(base))
+        return Pair(name, base, base if not density else _all_changed(base, store))
     return Pair(name, base, store(weights + np.float32(_size(base, store, density)) * steps))
 
 
@@ -97,18 +97,17 @@ def _size(base: Tensor, store: Callable[[Floats], Tensor], density: float) -> fl
     return float(10.0**high)
 
 
-def _all_changed(base: Tensor) -> Tensor:
-    """Every number is another one: an update far beyond the spread of the weights, and a nudge where it hit the old."""
-    if isinstance(base, QuantizedTensor):
-        codes = base.codes ^ np.uint8({"int8": 1, "int4": 0x11, "int2": 0x55}[base.quant_type])
-        return QuantizedTensor(
-            codes, base.scales, base.zero_points, base.shape, base.dtype, base.quant_type, base.axis, base.group_size
-        )
-    weights = _weights(base.size)
-    new = np.ascontiguousarray((weights + np.float32(SPREAD) * _steps(base.size)).astype(base.dtype))
-    bits, old = new.view(np.uint16), base.view(np.uint16)
-    bits ^= (bits == old).astype(np.uint16)
-    return new
+def _all_changed(base: Tensor, store: Callable[[Floats], Tensor]) -> Tensor:
+    """Every number is another one: an update as large as the weights, and the last bit where it hit the old number."""
+    count = numbers(base).size
+    new = store(_weights(count) + np.float32(SPREAD) * _steps(count))
+    same = numbers(new) == numbers(base)
+    if not isinstance(new, QuantizedTensor):
+        bits = np.ascontiguousarray(new).view(np.uint16)
+        bits ^= same.reshape(bits.shape).astype(np.uint16)
+        return bits.view(new.dtype)
+    codes = (numbers(new).view(np.uint8) ^ same.astype(np.uint8)).view(numbers(new).dtype)
+    return replace(new, codes=pack(codes, new.bits))
 
 
 def _stored(precision: str, count: int) -> Callable[[Floats], Tensor]:
