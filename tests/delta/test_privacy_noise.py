@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
+from aios_node.delta.privacy.contribution import NoisySum
 from aios_node.delta.privacy.differential.accountant import Neighbours, Release, spent
 from aios_node.delta.privacy.differential.grid import Grid, clip
-from aios_node.delta.privacy.differential.mechanism import make_private
+from aios_node.delta.privacy.differential.mechanism import make_private, private_sum
 from aios_node.delta.privacy.differential.noise import discrete_gaussian
+from aios_node.delta.privacy.layout import Layout
 from aios_node.delta.privacy.random import Random
 from aios_node.engine.errors import BadConfig, BadRequest, BadWeights
 
@@ -211,3 +213,50 @@ def test_a_single_nodes_update_costs_as_neighbours_that_replace_each_other() -> 
     local, central = (spent([Release(noise, kind)], 1e-5) for kind in (Neighbours.REPLACE, Neighbours.ADD_REMOVE))
     assert local == pytest.approx(spent([Release(noise / 2)], 1e-5))
     assert local > central
+
+
+# --- many nodes -------------------------------------------------------------------------------------------------------
+
+
+def test_an_aggregator_that_sees_all_adds_noise_once() -> None:
+    rng = np.random.default_rng(0)
+    updates = [{"w": rng.normal(size=(40, 50))} for _ in range(6)]
+    layout, grid = Layout.of(updates[0]), Grid.of(1.0, 0.01)
+    total = private_sum(updates, layout, grid, repeatable(0))["w"]
+    clipped = sum(update["w"] / np.linalg.norm(update["w"]) for update in updates)
+    assert (total - clipped).std() == pytest.approx(0.01, rel=0.1)
+    assert np.linalg.norm(private_sum(updates[:1], layout, Grid.of(1.0, 0.0))["w"]) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_parts_of_noise_add_up_to_what_the_sum_claims(bits: int) -> None:
+    """All participants there: more than the claim; only the honest ones: the claim."""
+    noisy = NoisySum(clip_norm=2.0, noise_multiplier=1.5, participants=9, honest=4, bits=bits)
+    zeros = np.zeros(20_000)
+    parts = [noisy.contribution(zeros, repeatable(seed)) for seed in range(9)]
+    for count in (4, 9):
+        noise = noisy.decode(sum(parts[1:count], start=parts[0]))
+        assert noise.std() == pytest.approx(2.0 * 1.5 * math.sqrt(count / 4), rel=0.03)
+    assert noisy.release.noise_multiplier >= 1.5
+    assert noisy.release.noise_multiplier == pytest.approx(1.5, rel=1e-3)
+    assert spent([noisy.release], 1e-5) <= spent([Release(1.5)], 1e-5)
+
+
+def test_a_noisy_sum_is_the_sum_of_clipped_updates() -> None:
+    noisy = NoisySum(clip_norm=1.0, noise_multiplier=1e-3, participants=3, honest=2)
+    updates = [np.full(100, value) for value in (0.01, -0.02, 5.0)]
+    total = noisy.decode(sum((noisy.contribution(update) for update in updates), start=np.zeros(100, "<u4")))
+    assert total == pytest.approx(np.full(100, 0.01 - 0.02 + 0.1), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("honest", "noise", "message"), [(0, 1.0, "noise of 0"), (4, 1.0, "noise of 4"), (3, 1e-6, "must be")]
+)
+def test_noisy_sums_that_cannot_be_are_refused(honest: int, noise: float, message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
+        NoisySum(1.0, noise, 3, honest).contribution(np.zeros(1))
+
+
+def test_a_ring_too_small_for_the_noise_is_refused() -> None:
+    with pytest.raises(BadConfig, match="larger for numbers up to 2047"):
+        NoisySum(1.0, 1e-5, 1 << 20, 1).contribution(np.zeros(1))
