@@ -3,71 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from in_memory_nodes import commit, node, quiet
 from tiny_encoder import write_encoder
 
-from aios_node.delta.envelope import seal
 from aios_node.delta.offers import Source
 from aios_node.engine.errors import BadConfig, BadRequest, NoBase, Unauthenticated
 from aios_node.engine.weights.convert.detect import import_any
 from aios_node.engine.weights.folder import read_folder, write_folder
 from aios_node.node import jobs
 from aios_node.node.cli.app import run
-from aios_node.node.config.load import check_config, load_config
+from aios_node.node.config.load import check_config
 from aios_node.node.core import NodeCore
 from aios_node.node.identity import create_identity, load_identity
 from aios_node.node.merging import Way, meeting, merge_heads
 from aios_node.node.operations import run_operation
 
-CREATED = "2026-01-02T03:04:05.000Z"
 START = np.zeros(4, np.float32)
-
-
-def quiet(_fraction: float, _text: str) -> None:
-    pass
-
-
-class Here:
-    """Does jobs in this process: starting one takes longer than most of these tests."""
-
-    def run(self, job: Callable[..., Any], *args: Any, progress: Any = quiet) -> Any:
-        return job(*args, progress)
-
-
-@pytest.fixture(autouse=True)
-def no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "command" not in request.node.name:
-        monkeypatch.setattr(NodeCore, "workers", Here())
-
-
-@contextmanager
-def opened(folder: Path, extra: str = "") -> Iterator[NodeCore]:
-    """A node on a folder of its own, without a network; made if need be."""
-    if not folder.exists():
-        assert run(["init", str(folder), "--name", folder.name, "--tls", "on"]) == 0
-        with (folder / "node.yaml").open("a") as file:
-            file.write(extra)
-    with NodeCore.open(load_config(folder / "node.yaml")) as core:
-        yield core
-
-
-def commit(core: NodeCore, values: Any, *parents: str, author: Path | None = None, **more: Any) -> str:
-    """A version of model ``m`` with one tensor, signed by this node or by the identity in a folder."""
-    identity = core.identity if author is None else load_identity(author, [])
-
-    def envelope(version: str) -> bytes:
-        sign = {"public_key": identity.node_id, "sign": identity.sign}
-        return seal("m", version, publisher="x", created_at=CREATED, **sign).to_bytes()  # type: ignore[arg-type]
-
-    options = {"files": {"config.json": b"{}"}, "created_at": CREATED, "envelope": envelope, "activate": True} | more
-    weights = {"w": np.asarray(values, np.float32)}
-    return core.store.commit("m", weights, parents=parents, **options)  # type: ignore[arg-type]
 
 
 def stranger(folder: Path) -> Path:
@@ -86,7 +42,7 @@ def weights(core: NodeCore, version: str) -> Any:
 
 
 def test_a_merge_is_served_and_descends_from_its_heads(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START, recipe={"total_samples": 100})
         one = commit(core, START + 1, base, recipe={"total_samples": 130})
         two = commit(core, START + 4, base, recipe={"total_samples": 110})
@@ -110,7 +66,7 @@ def test_a_merge_is_served_and_descends_from_its_heads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "diloco", "median", "ties"])
 def test_two_stores_give_the_same_version_in_every_round(tmp_path: Path, strategy: str) -> None:
     """Different nodes, different order of arrival; the second round needs the optimiser state of the first."""
-    with opened(tmp_path / "alpha") as alpha, opened(tmp_path / "beta") as beta:
+    with node(tmp_path / "alpha") as alpha, node(tmp_path / "beta") as beta:
         bases = {commit(core, START) for core in (alpha, beta)}
         for step in (1, 2):
             (base,) = bases
@@ -124,7 +80,7 @@ def test_two_stores_give_the_same_version_in_every_round(tmp_path: Path, strateg
 
 
 def test_optimiser_state_stays_with_the_version_and_out_of_the_network(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         for step in (1, 2):
             commit(core, START + step, base)
@@ -142,7 +98,7 @@ def test_optimiser_state_stays_with_the_version_and_out_of_the_network(tmp_path:
 
 
 def test_quantised_models_are_made_anew_instead(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         for step in (1, 2):
             commit(core, START + step, base, derived_from=Source("source", base))
@@ -151,7 +107,7 @@ def test_quantised_models_are_made_anew_instead(tmp_path: Path) -> None:
 
 
 def test_small_files_are_merged_whole(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         commit(core, START + 1, base, files={"config.json": b"{}", "notes.txt": b"new"})
         commit(core, START + 2, base)
@@ -164,7 +120,7 @@ def test_small_files_are_merged_whole(tmp_path: Path) -> None:
 
 
 def test_heads_can_be_named(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         one, two, three = (commit(core, START + step, base) for step in (1, 2, 9))
         made = merge(core, heads=[one[:12], two], strategy="median")
@@ -173,7 +129,7 @@ def test_heads_can_be_named(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_merged_is_told(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         with pytest.raises(BadRequest, match="m has not diverged"):
             merge(core)
@@ -188,7 +144,7 @@ def test_what_cannot_be_merged_is_told(tmp_path: Path) -> None:
 
 
 def test_an_ancestor_that_is_gone_is_told(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         gone = "ab" * 32
         for step in (1, 2):
             commit(core, START + step, gone)
@@ -197,7 +153,7 @@ def test_an_ancestor_that_is_gone_is_told(tmp_path: Path) -> None:
 
 
 def test_an_ancestor_that_is_archived_is_rebuilt(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         random = np.random.default_rng(0).normal(size=4096).astype(np.float32)
         base = commit(core, random)
         one, two = (commit(core, random + step, base) for step in (1, 2))
@@ -209,7 +165,7 @@ def test_an_ancestor_that_is_archived_is_rebuilt(tmp_path: Path) -> None:
 
 
 def test_strangers_are_not_merged(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         commit(core, START + 1, base)
         commit(core, START + 100, base, author=stranger(tmp_path / "mallory"))
@@ -224,7 +180,7 @@ def test_strangers_are_not_merged(tmp_path: Path) -> None:
 def test_named_publishers_are_merged(tmp_path: Path) -> None:
     author = stranger(tmp_path / "carol")
     known = load_identity(author, []).node_id
-    with opened(tmp_path / "alpha", f"\nsecurity: {{tls: 'on', publishers: [{known}]}}\n") as core:
+    with node(tmp_path / "alpha", f"\nsecurity: {{tls: 'on', publishers: [{known}]}}\n") as core:
         base = commit(core, START)
         commit(core, START + 1, base)
         commit(core, START + 3, base, author=author)
@@ -233,7 +189,7 @@ def test_named_publishers_are_merged(tmp_path: Path) -> None:
 
 def test_by_itself_a_node_merges_its_active_version_with_those_of_others(tmp_path: Path) -> None:
     other = stranger(tmp_path / "beta")
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         theirs = commit(core, START + 1, base, author=other, activate=False)
         assert meeting(core, "m") == (), "the active version is no head: theirs descends from it"
@@ -248,7 +204,7 @@ def test_by_itself_a_node_merges_its_active_version_with_those_of_others(tmp_pat
 
 def test_peers_that_merge_in_another_way_do_not_start_a_race(tmp_path: Path) -> None:
     other = stranger(tmp_path / "beta")
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         heads = [commit(core, START + step, base) for step in (1, 2)]
         mine = merge(core, strategy="fedavg")["version"]
@@ -259,7 +215,7 @@ def test_peers_that_merge_in_another_way_do_not_start_a_race(tmp_path: Path) -> 
 
 
 def test_the_same_merge_made_twice_is_one_version(tmp_path: Path) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         heads = [commit(core, START + step, base) for step in (1, 2)]
         first = merge_heads(core, "m", heads, Way("fedavg", {}), quiet)["version"]
@@ -267,7 +223,7 @@ def test_the_same_merge_made_twice_is_one_version(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         base = commit(core, START)
         heads = [commit(core, START + step, base) for step in (0, 1, 2, 50)]
     config = str(tmp_path / "alpha" / "node.yaml")
@@ -277,7 +233,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "trimmed_mean of" in said
     assert f"since {base[:12]}" in said
-    with opened(tmp_path / "alpha") as core:
+    with node(tmp_path / "alpha") as core:
         made = core.store.active("m")
         assert made is not None
         assert weights(core, made)["w"].tolist() == [1.5] * 4
@@ -301,7 +257,7 @@ def test_a_configuration_that_cannot_merge_is_told_at_the_start(models: dict[str
 
 def test_the_configuration_says_how_unless_one_is_told_otherwise(tmp_path: Path) -> None:
     extra = "\nmodels: {merge_strategy: ties, merge_options: {density: 0.5}}\n"
-    with opened(tmp_path / "alpha", extra) as core:
+    with node(tmp_path / "alpha", extra) as core:
         base = commit(core, START)
         heads = [commit(core, START + step, base) for step in (1, 2)]
         usual = merge(core, heads=heads)["recipe"]
