@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from aios_node.delta.store.events import Event
 from aios_node.delta.store.heads import Facts
@@ -22,9 +24,15 @@ if TYPE_CHECKING:
 
     from aios_node.engine.runtime.engine import ArrowEngine
     from aios_node.engine.runtime.executor import DeviceExecutor
+    from aios_node.engine.runtime.prepared import Preparation
     from aios_node.node.config.model import EngineSection
 
 MAX_CONFIG_BYTES = 1 << 20
+
+PREPARED_WITHIN_S = 15.0
+"""A stop waits at most so long for loops that are being compiled."""
+
+log = structlog.get_logger("models")
 
 
 class ModelHost:
@@ -38,6 +46,7 @@ class ModelHost:
         self._engines: dict[str, ArrowEngine] = {}
         self._read: dict[str, dict[str, object]] = {}  # settings by version
         self._executor: DeviceExecutor | None = None
+        self._preparation: Preparation | None = None
         self._closed = False
         self.on_swap: Callable[[str, str], None] = lambda _model, _version: None
         self._unsubscribe = store.subscribe(self._changed)
@@ -98,6 +107,25 @@ class ModelHost:
             engine = self._engines.get(model)
             return engine.mode if engine else None
 
+    def modes(self) -> dict[str, Any]:
+        """What ``auto`` chooses by here: this machine's measurements, made now where there are none, and their file."""
+        from aios_node.engine.nets.measured import batch_timings, kernel_table, table_path
+        from aios_node.engine.nets.modes import VARIABLE, automatic, requested
+
+        self._device()  # sets the number of threads, which the measurements depend on
+        table = kernel_table()
+        wanted = requested(self._config.mode)
+        chosen = automatic(on_cpu=True, quantised=True, timings=batch_timings()) if wanted == "auto" else wanted
+        return {
+            "file": str(table_path()),
+            "machine": table["machine"],
+            "microseconds": table["microseconds"],
+            "configured": self._config.mode,
+            "variable": VARIABLE,
+            "quantised": chosen,
+            "models": [{"name": model, "mode": self.mode(model)} for model in self.encoders()],
+        }
+
     def encode(self, model: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
         """Vectors float32 [n, d] of unit length, and the version that made them."""
         return self._device().submit_encode(self.engine(model), texts).result()
@@ -114,7 +142,10 @@ class ModelHost:
         with self._lock:
             self._closed = True
             executor, engines = self._executor, list(self._engines.values())
+            preparation = self._preparation
             self._engines.clear()
+        if preparation is not None:
+            preparation.close(PREPARED_WITHIN_S)
         if executor is not None:
             executor.close()
         for engine in engines:
@@ -139,7 +170,38 @@ class ModelHost:
         if version is None:
             raise UnknownModel(f"model {model!r} has no active version")
         with self._store.pin(version) as path:
-            return ArrowEngine.open(path, device=self._config.device, mode=self._config.mode)
+            return ArrowEngine.open(
+                path, device=self._config.device, mode=self._config.mode, timings=self._prepared().timings
+            )
+
+    def _prepared(self) -> Preparation:
+        from aios_node.engine.runtime.prepared import Preparation
+
+        if self._preparation is None:
+            self._preparation = Preparation(self._reopen)
+        return self._preparation
+
+    def _reopen(self) -> None:
+        """Open models again that were opened before this machine was ready for few bits."""
+        with self._lock:
+            waiting = [model for model in self._engines if self._facts(model).quant != "none"]
+        for model in waiting:
+            self._open_again(model)
+
+    def _open_again(self, model: str) -> None:
+        with self._lock:
+            engine = self._engines.get(model)
+            version = self._store.active(model)
+        if engine is None or version is None:
+            return  # closed meanwhile
+        try:
+            with self._store.pin(version) as path:
+                changed = engine.reopen(path)
+        except AiosError as error:
+            log.warning("model stays as it was opened", model=model, mode="float32", error=error.message)
+        else:
+            if changed:
+                log.info("model opened again", model=model, mode=engine.mode)
 
     def _changed(self, event: Event) -> None:
         if event.kind != "activated":

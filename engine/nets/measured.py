@@ -68,8 +68,7 @@ def kernel_table(folder: Path | None = None, *, measure: Measure | None = None) 
     some milliseconds, besides compiling kernels the first time ever.
     """
     here = machine()
-    key = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:16]
-    path = (folder or default_folder()) / f"kernels-{key}.json"
+    path = _path(here, folder)
     known = _in_memory.get(str(path)) or _read(path)
     if known is None:
         found = (measure or measure_products)()
@@ -77,6 +76,16 @@ def kernel_table(folder: Path | None = None, *, measure: Measure | None = None) 
         _write(path, known)
     _in_memory[str(path)] = known
     return known
+
+
+def table_path(folder: Path | None = None) -> Path:
+    """Where this machine's table lies, or will."""
+    return _path(machine(), folder)
+
+
+def _path(here: Mapping[str, Any], folder: Path | None) -> Path:
+    key = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:16]
+    return (folder or default_folder()) / f"kernels-{key}.json"
 
 
 def batch_timings(folder: Path | None = None, *, measure: Measure | None = None) -> Timings:

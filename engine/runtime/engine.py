@@ -6,7 +6,7 @@ Knows folders and devices; does not know model names, stores or peers (node/ res
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from aios_node.engine.devices import Device, choose
 from aios_node.engine.errors import Unavailable
-from aios_node.engine.nets.modes import Mode
+from aios_node.engine.nets.measured import batch_timings
+from aios_node.engine.nets.modes import Mode, Timings
 from aios_node.engine.runtime.snapshot import Snapshot
 from aios_node.engine.tokenizer import checked_texts
 
@@ -30,12 +31,14 @@ class ArrowEngine:
         mode: str = "auto",
         device: Device | None = None,
         compiled: bool = False,
+        timings: Callable[[], Timings] = batch_timings,
     ) -> None:
         self.memory = memory
         self._snapshot: Snapshot | None = snapshot
         self._device = device or snapshot.device
         self._requested_mode = mode
         self._compiled = compiled
+        self._timings = timings
         self._change = threading.Lock()
 
     @classmethod
@@ -47,6 +50,7 @@ class ArrowEngine:
         *,
         mode: str = "auto",
         compiled: bool = False,
+        timings: Callable[[], Timings] = batch_timings,
     ) -> ArrowEngine:
         """Open a version folder (``manifest.json``, Parquet shards, ``config.json``, ``tokenizer.json``).
 
@@ -55,10 +59,12 @@ class ArrowEngine:
         ``mode``: the arithmetic, ``auto`` or one of nets.modes: ``float32``, ``bfloat16``, ``float16``,
         ``int8`` (fast for many texts), ``packed`` (weights stay as small as they are stored).
         ``compiled``: let torch.compile make one program of a float model; the first requests wait for that.
+        ``timings``: this machine's, by which ``auto`` chooses; the first time ever they take seconds (see prepared).
         Raises BadConfig for a device or mode that is not here, and what Snapshot.open raises.
         """
         chosen = choose(device)
-        return cls(Snapshot.open(Path(path), chosen, mode, compiled=compiled), memory, mode, chosen, compiled)
+        snapshot = Snapshot.open(Path(path), chosen, mode, compiled=compiled, timings=timings)
+        return cls(snapshot, memory, mode, chosen, compiled, timings)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -116,10 +122,25 @@ class ArrowEngine:
         """
         with self._change:
             _ = self.snapshot  # raises when closed
-            new = Snapshot.open(Path(path), self._device, self._requested_mode, compiled=self._compiled)
-            new.warm_up()
-            self._snapshot = new
+            self._snapshot = new = self._opened(Path(path))
         return new.version
+
+    def reopen(self, path: Path | str) -> bool:
+        """Open the served version once more, in the mode that ``auto`` means by now; False where another is served.
+
+        ``path``: the folder of that version. Raises as ``swap`` does; then nothing changes.
+        """
+        with self._change:
+            new = self._opened(Path(path))
+            if new.version != self.snapshot.version:
+                return False
+            self._snapshot = new
+        return True
+
+    def _opened(self, path: Path) -> Snapshot:
+        new = Snapshot.open(path, self._device, self._requested_mode, compiled=self._compiled, timings=self._timings)
+        new.warm_up()
+        return new
 
     def close(self) -> None:
         """Let go of the model; requests that run finish. May be called again."""

@@ -184,6 +184,25 @@ def validate(
 
 
 @app.command()
+def modes(config: Config = None, as_json: Json = False) -> None:
+    """In which arithmetic models run on this machine, and what that is chosen by."""
+    result = answered(config, "model_modes", {}, as_json)
+    if result is None:
+        return
+    machine, table = result["machine"], result["microseconds"]
+    features = ", ".join(machine["features"]) or "no features known"
+    print(f"{machine['processor']} ({features}), {machine['threads']} threads")
+    names = list(dict.fromkeys(mode for row in table.values() for mode in row))
+    rows = [(count, *(f"{row[mode]:.1f}" if mode in row else "-" for mode in names)) for count, row in table.items()]
+    print_table("", ["rows", *(f"{mode}, us" for mode in names)], rows, empty="nothing was measured")
+    print(f"\nquantised models run in {result['quantised']} (engine.mode: {result['configured']})")
+    print(f"from {result['file']}: edit it, or delete it to measure anew")
+    print(f"to overrule it: engine.mode in node.yaml, or {result['variable']}")
+    open_models = [(model["name"], model["mode"]) for model in result["models"] if model["mode"]]
+    print_table("\nopen models", ["name", "mode"], open_models, empty="\nno model is open")
+
+
+@app.command()
 def export(
     name: Name,
     dest: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.")],

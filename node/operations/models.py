@@ -211,6 +211,18 @@ def model_quantize(core: NodeCore, args: QuantizeArgs, progress: Progress) -> di
     return {**_stored(core, args.name, version), **made}
 
 
+@operation(
+    "model_modes",
+    "{} -> {file, machine, microseconds, configured, variable, quantised, models: [{name, mode}]}",
+    "admin",
+    "node/models",
+    long=True,
+)
+def model_modes(core: NodeCore, _args: NoArgs, _progress: Progress) -> dict[str, Any]:
+    """In which arithmetic models run here, and the measurements that this is chosen by."""
+    return core.models.modes()
+
+
 @operation("model_export", "{model, dest, version?, format?} -> {files, bytes}", "admin", "node/models", long=True)
 def model_export(core: NodeCore, args: ExportArgs, progress: Progress) -> dict[str, Any]:
     """Write a version with its tokenizer and config to a new folder."""
