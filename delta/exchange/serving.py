@@ -1,7 +1,8 @@
 """One receiver of a package that is passed on (protocol 2): a transition table from WANT to COMMITTED.
 
-The receiver asks for chunks, one at a time is read and sent. The package may still be arriving here; what arrives is
-told by HAVE, unless the receiver is known to have it. Knows nothing about files: the driver opens the package.
+The receiver asks for chunks, one at a time is read and sent: the one that this node has handed out least. The package
+may still be arriving here; what arrives is told by HAVE, unless the receiver is known to have it. Knows nothing about
+files: the driver opens the package.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from aios_node.delta.exchange.outbox import Outbox
 from aios_node.delta.exchange.transitions import Table, listed
 from aios_node.delta.exchange.wire import Abort, Chunk, Committed, Have, Message, Request, Share, Want
 from aios_node.delta.offers import PackageInfo
-from aios_node.delta.swarm.bitmaps import Bitmap, from_ranges, full, indices, to_ranges
+from aios_node.delta.swarm.bitmaps import Bitmap, first_from, from_ranges, full, indices, to_ranges
 from aios_node.delta.swarm.description import HASH_BYTES, Description, spread
 from aios_node.delta.swarm.gathering import Gathering, Stage
 from aios_node.delta.swarm.swarm import Swarm
@@ -113,7 +114,9 @@ class Serving:
         """The next piece to read; None when nothing is asked for."""
         if self.state is not Serve.SERVING or not self._queue:
             return None
-        index = next(indices(self._queue >> self._place << self._place or self._queue))
+        handed = self._swarm.handed(self._described().root)
+        index = first_from(handed.chunks.rarest(self._queue), self._place)
+        handed.chunks.add(1 << index)
         self._queue &= ~(1 << index)
         self._place, self._reading = index, True
         return ReadChunk(self._transfer, self._key, index, *chunk_span(self._package().bytes, index))
@@ -124,7 +127,9 @@ class Serving:
         root = shared.description.root
         if effect.arriving is None:
             self._gathering = None
-        start = spread(self._swarm.turn(root), shared.description.count)
+        handed = self._swarm.handed(root)
+        start = self._place = spread(handed.receivers, shared.description.count)
+        handed.receivers += 1
         for first, hashes in self._pages(shared.description):
             share = Share(self._transfer, self._package(), root, shared.origin, start, first, hashes)
             self._outbox.say(share)

@@ -60,7 +60,6 @@ from aios_node.delta.exchange.wire import (
 )
 from aios_node.delta.limits import DEFAULT_LIMITS
 from aios_node.delta.offers import Offer, PackageInfo, Partial, Resume, SyncPolicy
-from aios_node.delta.swarm.gathering import Stage
 from aios_node.delta.swarm.swarm import Swarm
 from aios_node.engine.errors import AiosError, BadRequest, ProtocolError, TransferAborted
 
@@ -141,6 +140,7 @@ class SyncSession:
         self._codecs: tuple[str, ...] = ()
         self._expected = 0
         self._said_done = False
+        self.missed = False
         self._results: list[TransferResult] = []
 
     @property
@@ -255,6 +255,7 @@ class SyncSession:
         self._incoming.agreed(self._codecs, pulls=self._pulls)
         self._outgoing.agreed(pulls=self._pulls)
         self.phase = Phase.LISTENING
+        self._offered |= {(offer.model, offer.version): offer for offer in self._arriving()}
         offers = tuple(self._offered.values())
         for first in range(0, max(1, len(offers)), OFFERS_PER_MESSAGE):
             end = first + OFFERS_PER_MESSAGE
@@ -266,9 +267,12 @@ class SyncSession:
             self.phase = Phase.TRADING
 
     def _on_late_offers(self, message: Offers) -> None:
-        """Protocol 2: something begins to arrive at the peer."""
+        """Protocol 2: something begins to arrive at the peer. After our DONE it is for the next session."""
         self._only_when_pulling("OFFER")
-        self._incoming.offered(message.offers)
+        if self._said_done:
+            self.missed = True
+        else:
+            self._incoming.offered(message.offers)
 
     def _on_share(self, message: Share | Have) -> None:
         self._only_when_pulling(message.kind.upper())
@@ -355,20 +359,24 @@ class SyncSession:
         """Offer what is arriving here; whether the peer may still come to send some of it."""
         if self._swarm is None or not self._pulls or self.phase is Phase.PEER_DONE:
             return False
-        waiting, fresh = False, []
-        for gathering in self._swarm.offered():
-            partial = Partial(gathering.key.base, gathering.description.root, gathering.codecs)
-            offer = replace(gathering.offer, partial=partial)
-            version = offer.model, offer.version
-            if version in self._offered:
-                waiting |= gathering.stage is not Stage.IDLE
-            elif not self._said_done and not self._incoming.has_whole(*version) and self._may_offer(offer):
-                self._offered[version] = offer
-                fresh.append(offer)
-                waiting = True
+        fresh = [] if self._said_done else self._arriving()
+        self._offered |= {(offer.model, offer.version): offer for offer in fresh}
+        waiting = any((live.key.model, live.key.version) in self._offered for live in self._swarm.live())
         for first in range(0, len(fresh), OFFERS_PER_MESSAGE):
             self._outbox.say(Offers(tuple(fresh[first : first + OFFERS_PER_MESSAGE]), last=True))
         return waiting
+
+    def _arriving(self) -> list[Offer]:
+        """Offers of what is arriving here, that the peer may have and has not heard of."""
+        offers = []
+        for gathering in () if self._swarm is None or not self._pulls else self._swarm.offered():
+            partial = Partial(gathering.key.base, gathering.description.root, gathering.codecs)
+            offer = replace(gathering.offer, partial=partial)
+            version = offer.model, offer.version
+            known = version in self._offered or self._incoming.has_whole(*version)
+            if not known and self._may_offer(offer):
+                offers.append(offer)
+        return offers
 
     @property
     def _pulls(self) -> bool:

@@ -2,8 +2,8 @@
 
 Rarest first: among the chunks that a supplier can give, the one that the fewest others hold; ties go on from the place
 that the supplier named, so that it hands out different chunks to different peers. An origin (a peer that had the
-version before) is asked only for what no other supplier holds: it sends each chunk about once. For the last chunks a
-second supplier may be asked (endgame), and whoever loses the race is told to stop.
+version before) is asked only for what no other supplier holds: it sends each chunk about once. For the last chunks
+(endgame), and for those that are late, a second supplier may be asked; whoever loses the race is told to stop.
 
 Every chunk is compared with its hash when it arrives; who sends another one is not asked again. Knows no messages,
 files or clocks.
@@ -25,6 +25,7 @@ from aios_node.engine.errors import AiosError
 IN_FLIGHT: Final = 16  # chunks asked for at once, over all suppliers
 LEAST_EACH: Final = 2  # but this many from each, so that no link waits for a round trip
 ENDGAME: Final = 4  # chunks missing when a second supplier may be asked
+LATE: Final = 32  # or so many others came meanwhile
 
 
 class Stage(Enum):
@@ -46,7 +47,7 @@ class Supplier:
     have: Bitmap = 0
     asked: Bitmap = 0
     stop: Bitmap = 0  # asked for, not needed any more, to be told
-    stopped: Bitmap = 0  # told: these may still come and are ignored
+    ever: Bitmap = 0  # asked for at any time: what was taken back may still come and is ignored
 
 
 class Gathering:
@@ -61,6 +62,7 @@ class Gathering:
         self.moved = 0
         self._all = full(description.count)
         self._arriving: Bitmap = 0
+        self._asked_at: dict[int, int] = {}  # chunk -> chunks that had moved when it was asked for
         self._counts = Counts()
         self._suppliers: dict[int, Supplier] = {}
 
@@ -86,7 +88,6 @@ class Gathering:
             self._counts.remove(supplier.have)
         if not self._suppliers and self.stage is Stage.LIVE:
             self.stage = Stage.IDLE
-            self._arriving = 0
 
     def holds(self, link: int, bits: Bitmap) -> None:
         """A supplier has these chunks (too)."""
@@ -95,6 +96,7 @@ class Gathering:
         supplier.have |= fresh
         if not supplier.origin:
             self._counts.add(fresh)
+            self._spare_origins(fresh)
 
     def held_by(self, link: int) -> Bitmap:
         """What a peer is known to have."""
@@ -108,28 +110,26 @@ class Gathering:
         if self.stage is Stage.LIVE:
             for bit in self._choices(supplier):
                 supplier.asked |= bit
-                supplier.stopped &= ~bit
+                supplier.ever |= bit
+                self._asked_at[bit.bit_length() - 1] = self.moved
                 chosen |= bit
         return chosen
 
     def take_stops(self, link: int) -> Bitmap:
         """Chunks that this supplier need not send any more; it is told once."""
         supplier = self._suppliers[link]
-        stops, supplier.stop = supplier.stop, 0
-        supplier.stopped |= stops
+        stops, supplier.stop = supplier.stop & ~supplier.asked, 0
         return stops
 
     def expects(self, link: int, index: int) -> bool:
         """Whether a chunk was asked of this supplier, needed or not."""
-        supplier = self._suppliers[link]
-        return bool((supplier.asked | supplier.stop | supplier.stopped) >> index & 1)
+        return bool(self._suppliers[link].ever >> index & 1)
 
     def arrived(self, link: int, index: int, data: bytes | memoryview) -> bool | None:
         """A chunk that was asked for: True to stage it, None where it is not needed, False where it is a wrong one."""
         supplier, bit = self._suppliers[link], 1 << index
         supplier.asked &= ~bit
         supplier.stop &= ~bit
-        supplier.stopped &= ~bit
         if (self.have | self._arriving) & bit or self.stage is not Stage.LIVE:
             return None
         if not self.description.holds(index, data):
@@ -141,6 +141,7 @@ class Gathering:
     def staged(self, index: int) -> None:
         """A chunk is on disk; others may have it."""
         self._arriving &= ~(1 << index)
+        self._asked_at.pop(index, None)
         self.have |= 1 << index
         self.moved += 1
 
@@ -154,8 +155,8 @@ class Gathering:
             flying = self._flying()
             needed = self._all & ~self.have & ~self._arriving
             choice = self._rarest(supplier, supplier.have & needed & ~flying)
-            if choice is None and not supplier.asked and needed.bit_count() <= ENDGAME:
-                choice = self._second(supplier, supplier.have & needed & flying)
+            if choice is None and not supplier.asked:
+                choice = self._second(supplier, supplier.have & needed & flying & self._overdue(needed))
             if choice is None:
                 return
             yield choice
@@ -166,6 +167,16 @@ class Gathering:
         if not candidates:
             return None
         return 1 << first_from(self._counts.rarest(candidates), supplier.start)
+
+    def _overdue(self, needed: Bitmap) -> Bitmap:
+        """The last few; else those that came not while many others did, as their suppliers are slow."""
+        if needed.bit_count() <= ENDGAME:
+            return needed
+        late = 0
+        for index, moved in self._asked_at.items():
+            if self.moved - moved >= LATE:
+                late |= 1 << index
+        return late
 
     def _second(self, supplier: Supplier, candidates: Bitmap) -> Bitmap | None:
         """A chunk that only one other is asked for. An origin is spared as long as another can give it."""
@@ -180,6 +191,13 @@ class Gathering:
         for supplier in self._suppliers.values():
             flying |= supplier.asked
         return flying
+
+    def _spare_origins(self, bits: Bitmap) -> None:
+        """Take back from origins what another supplier can give now."""
+        for supplier in self._suppliers.values():
+            if supplier.origin and supplier.asked & bits:
+                supplier.stop |= supplier.asked & bits
+                supplier.asked &= ~bits
 
     def _stop_others(self, bit: Bitmap) -> None:
         for supplier in self._suppliers.values():

@@ -11,17 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from aios_node.delta.chunks import TransferKey
 from aios_node.delta.offers import Offer
+from aios_node.delta.swarm.bitmaps import Counts
 from aios_node.delta.swarm.description import Description
 from aios_node.delta.swarm.gathering import Gathering, Stage
 from aios_node.engine.errors import AiosError, Busy, HashMismatch
 
 News = Callable[[], None]
 Key = TypeVar("Key")
-KEPT: Final = 1024  # refused packages, banned peers and turns that are remembered
+KEPT: Final = 1024  # refused packages, banned peers and packages handed out that are remembered
+
+
+@dataclass
+class Handed:
+    """What a node has handed out of one package: to how many receivers, and how often each chunk."""
+
+    receivers: int = 0
+    chunks: Counts = field(default_factory=Counts)
 
 
 class Swarm:
@@ -37,7 +47,7 @@ class Swarm:
         self._gatherings: dict[tuple[str, str], Gathering] = {}
         self._claims: dict[tuple[str, str], dict[int, TransferKey | None]] = {}
         self._refused: dict[str, None] = {}
-        self._turns: dict[str, int] = {}
+        self._handed: dict[str, Handed] = {}
         self.moved = 0
 
     def connect(self, peer: str, news: News) -> int:
@@ -127,6 +137,12 @@ class Swarm:
             if gathering.stage in {Stage.IDLE, Stage.LIVE, Stage.COMMITTING}:
                 yield gathering
 
+    def live(self) -> Iterator[Gathering]:
+        """What is arriving just now."""
+        for gathering in self._gatherings.values():
+            if gathering.stage in {Stage.LIVE, Stage.COMMITTING}:
+                yield gathering
+
     def chunk_staged(self) -> None:
         """Progress, for whoever waits."""
         self.moved += 1
@@ -143,13 +159,13 @@ class Swarm:
         if error is not None:
             self._claims.pop(version, None)
 
-    def turn(self, root: str) -> int:
-        """How many receivers this node has begun to serve with a package before this one."""
-        turn = self._turns.pop(root, 0)
-        self._turns[root] = turn + 1
-        if len(self._turns) > KEPT:
-            del self._turns[next(iter(self._turns))]
-        return turn
+    def handed(self, root: str) -> Handed:
+        """What this node has handed out of a package."""
+        handed = self._handed.pop(root, None) or Handed()
+        self._handed[root] = handed
+        if len(self._handed) > KEPT:
+            del self._handed[next(iter(self._handed))]
+        return handed
 
 
 def _remember(kept: dict[Key, None], key: Key) -> None:
