@@ -60,7 +60,7 @@ def read_file(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise TooLarge(f"{path} has {size} bytes; at most {limit} are read")
-        data = file.read(limit + 1)
+        data = file.read(size + 1)  # reading "up to the limit" would allocate the limit
     if len(data) != size:
         raise Corrupt(f"{path} changed while it was read; try again")
     return data

@@ -18,6 +18,9 @@ from aios_node.engine.errors import BadConfig
 MAX_CONFIG_BYTES = 1 << 20
 ENV_PREFIX = "AIOS_"
 
+NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises for texts that are no YAML: also bare errors, for a 99th month or too many brackets."""
+
 
 def gather(
     path: Path | None, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
@@ -47,8 +50,8 @@ def parse_config(text: str, where: str) -> dict[str, Any]:
     """YAML text as a mapping of sections, not checked further. Raises BadConfig that names ``where``."""
     try:
         loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadConfig(f"{where} is not valid YAML: {_one_line(error)}") from None
+    except NOT_YAML as error:
+        raise BadConfig(f"{where} is not valid YAML: {_one_line(error)[:300]}") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
@@ -71,7 +74,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def _scalar(variable: str, text: str) -> Any:
     try:
         return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except NOT_YAML:
         raise BadConfig(f"environment variable {variable} is not a YAML value") from None
 
 
