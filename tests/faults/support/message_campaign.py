@@ -92,10 +92,10 @@ class Network:
             self.nodes[caller].call("peers_add", uri=proxy.uri, **pinned)
 
     def _trust(self, node: str, caller: str) -> None:
-        """``node`` lets ``caller`` in: a peer whose address nobody answers at, so that only the proxy is dialled."""
+        """``node`` lets ``caller`` in and takes its versions: a peer at whose address nobody answers."""
         self.nodes[node].call(
             "peers_add",
-            uri="grpc+tls://127.0.0.1:9",
+            uri=f"grpc+tls://127.0.0.1:{1 + sorted(self.nodes).index(caller)}",
             fingerprint=self.nodes[caller].node_id,
             certificate=str(self._folder / caller / "keys" / "node.crt"),
         )
