@@ -17,6 +17,7 @@ from aios_node.delta.offers import Source
 from aios_node.delta.store.events import Event
 from aios_node.engine.errors import AiosError
 from aios_node.node import jobs
+from aios_node.node.merging import meeting
 
 if TYPE_CHECKING:
     from aios_node.node.core import NodeCore
@@ -81,12 +82,18 @@ def follow(core: NodeCore, source: str, model: str) -> str:
 
 
 def rebuild(core: NodeCore, source: str, model: str) -> str:
-    """Make a derived model again from its source's active version; returns the new version."""
-    version, previous = core.version(source, None), core.version(model, None)
+    """Make a derived model again from its source's active version; returns the new version.
+
+    Where other nodes derived it too, it descends from all their versions and keeps the scales of the one with the
+    smallest id: whoever has the same versions makes the same one.
+    """
+    version, active = core.version(source, None), core.version(model, None)
+    parents = meeting(core, model) or (active,)
+    previous = parents[0]
     recipe = core.store.manifest(previous).recipe or {}
     with core.store.workspace() as folder, core.store.pin(version) as base, core.store.pin(previous) as old:
         origin = Source(source, version)
-        job = jobs.QuantizeJob(base, folder, recipe, origin, (previous,), old, core.scratch, measured=False)
+        job = jobs.QuantizeJob(base, folder, recipe, origin, parents, old, core.scratch, measured=False)
         core.workers.run(jobs.quantize, job)
         made = core.publish(model, folder)
     log.info("derived model rebuilt", model=model, version=made[:12], source=source)

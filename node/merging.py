@@ -129,7 +129,7 @@ class Merger:
 
     def _work(self) -> None:
         while (model := self._next()) is not None:
-            heads = meeting(self._core, model)
+            heads = () if _derived(self._core, model) else meeting(self._core, model)
             if len(heads) < self._core.config.models.merge_heads or self._failed.get(model) == heads:
                 continue
             try:
@@ -144,6 +144,12 @@ def configured(core: NodeCore) -> Way:
     """How this node merges unless it is told otherwise."""
     section = core.config.models
     return Way("fedavg" if section.merge_strategy == "none" else section.merge_strategy, section.merge_options)
+
+
+def _derived(core: NodeCore, model: str) -> bool:
+    """Whether a model is made of another one: it is made anew when that was merged (see derive)."""
+    active = core.store.active(model)
+    return active is not None and core.store.picture.facts[active].derived_from is not None
 
 
 def _check_authors(core: NodeCore, model: str, heads: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_memory_nodes import commit, node, quiet
+from in_memory_nodes import CREATED, commit, node, quiet
 from tiny_encoder import write_encoder
 
 from aios_node.delta.offers import Source
@@ -95,6 +95,22 @@ def test_optimiser_state_stays_with_the_version_and_out_of_the_network(tmp_path:
         assert exported["version"] == version
         made = run_operation(core, "model_quantize", {"src": "m", "name": "m.int8", "quant": "int8"}, quiet)
         assert made["tensors"] == 1
+
+
+def test_encoders_run_whatever_optimiser_state_their_version_carries(tmp_path: Path, minilm_folder: Path) -> None:
+    with node(tmp_path / "alpha") as core:
+        source = import_any(write_encoder(tmp_path / "tiny", minilm_folder, 0), "auto")
+        base = core.store.commit("tiny", source.weights, source.files, created_at=CREATED)
+        for step in (1, 2):
+            changed = {name: tensor + np.float32(step / 100) for name, tensor in source.weights.items()}
+            with core.store.workspace() as folder:
+                write_folder(folder, changed, source.files, parents=[base])
+                core.publish("tiny", folder)
+        merged = run_operation(core, "model_merge", {"model": "tiny", "strategy": "diloco"}, quiet)["version"]
+        assert any(entry.name.startswith("aios.optimizer/") for entry in core.store.manifest(merged).tensors)
+        vectors, version = core.models.encode("tiny", ["a text"])
+        assert version == merged
+        assert np.linalg.norm(vectors) == pytest.approx(1, abs=1e-5)
 
 
 def test_quantised_models_are_made_anew_instead(tmp_path: Path) -> None:

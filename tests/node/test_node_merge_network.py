@@ -12,7 +12,9 @@ from in_memory_nodes import befriend, commit, nodes, quiet, visit
 
 from aios_node.node.core import NodeCore
 from aios_node.node.demo.processes import DemoNode, wait_until
+from aios_node.node.derive import follow, outdated
 from aios_node.node.merging import Way, meeting, merge_heads
+from aios_node.node.operations import run_operation
 
 PATIENCE_S = 90.0
 START = np.linspace(-1, 1, 64, dtype=np.float32)
@@ -68,6 +70,24 @@ def test_two_who_meet_while_both_merged_have_one_version_at_once(tmp_path: Path)
             for number, core in enumerate(cores):
                 learn(core, 10 * round_number + number)
             assert settle(cores, 0, Way("diloco", {}), 1) == 1
+
+
+def test_precisions_that_both_derived_become_one_again_when_their_source_does(tmp_path: Path) -> None:
+    with nodes(tmp_path, ["alpha", "beta"]) as cores:
+        befriend(*cores)
+        commit(cores[0], START.reshape(8, 8))
+        visit(*cores)
+        for number, core in enumerate(cores):
+            learn(core, number)
+            run_operation(core, "model_quantize", {"src": "m", "name": "m.int8", "quant": "int8"}, quiet)
+        settle(cores, 0, Way("fedavg", {}), 1)
+        assert cores[0].store.active("m.int8") != cores[1].store.active("m.int8")
+        for core in cores:
+            assert len(core.store.heads("m.int8")) == 2
+            assert outdated(core, "m") == ["m.int8"]
+        made = {follow(core, "m", "m.int8") for core in cores}
+        assert len(made) == 1
+        assert {core.store.heads("m.int8") for core in cores} == {tuple(made)}
 
 
 MERGING = "\nmodels: {merge_strategy: fedadam, merge_wait_s: 0.2}\n"
