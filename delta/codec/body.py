@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from aios_node.delta.codec.choice import smallest
-from aios_node.delta.codec.codecs import CODECS, Codec, codec_named
+from aios_node.delta.codec.codecs import CODECS, Codec, FromFactors, codec_named
 from aios_node.delta.codec.parallel import in_order
 from aios_node.delta.codec.parts import Part, assemble, layout, parts
 from aios_node.delta.codec.planes import Bytes, Element
@@ -25,6 +25,8 @@ from aios_node.delta.codec.stream import Reader, Writer, read_exactly
 from aios_node.delta.limits import LEAST_BLOCK, MIB, MOST_BLOCK
 from aios_node.engine.errors import Corrupt
 from aios_node.engine.quant.blocks import Tensor
+from aios_node.engine.quant.dtypes import dtype_of, is_float
+from aios_node.engine.weights.lowrank import Factors
 from aios_node.engine.weights.manifest import TensorEntry
 
 _FRAME: Final = struct.Struct("<BI")
@@ -52,11 +54,21 @@ class Coding:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A tensor to code; ``base`` has the same layout or is None."""
+    """A tensor to code; ``base`` has the same layout or is None; ``factors`` may lead from it to the target."""
 
     entry: TensorEntry
     target: Tensor
     base: Tensor | None
+    factors: Factors | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A tensor to read, with what a ``Change`` of it was made from."""
+
+    entry: TensorEntry
+    base: Tensor | None
+    factors: Factors | None = None
 
 
 def write_tensors(out: Writer, changes: Iterable[Change], coding: Coding) -> Iterator[tuple[TensorEntry, bool]]:
@@ -74,17 +86,38 @@ def write_tensors(out: Writer, changes: Iterable[Change], coding: Coding) -> Ite
             used = False
 
 
-def read_tensors(
-    source: Reader, wanted: Iterable[tuple[TensorEntry, Tensor | None]], coding: Coding
-) -> Iterator[Tensor]:
-    """The next tensors, by their entries and bases. Raises Corrupt.
+def read_tensors(source: Reader, wanted: Iterable[Wanted], coding: Coding) -> Iterator[Tensor]:
+    """The next tensors. Raises Corrupt.
 
     The entries bound what is allocated; their hashes are not checked here.
     """
     codecs = coding.chosen
-    for coded in in_order(_decode, _read_blocks(source, wanted, codecs, coding.block)):
+    for coded in in_order(partial(_decode, codecs), _read_blocks(source, wanted, codecs, coding.block)):
         if coded.last:
             yield assemble(coded.entry, coded.parts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """What a block may be coded against: the base's bytes and, where factors lead further, what they make of them."""
+
+    plain: Bytes | None
+    dtype: str
+    start: int  # the block's first element
+    factors: Factors | None
+
+    @classmethod
+    def of(cls, entry: TensorEntry, old: Bytes | None, factors: Factors | None, span: slice) -> _Base:
+        plain = None if old is None else old[span]
+        usable = factors is not None and plain is not None and entry.quant_type == "none" and is_float(entry.dtype)
+        fitting = factors if usable and factors is not None and factors.fit(entry.shape) else None
+        return cls(plain, entry.dtype, span.start // dtype_of(entry.dtype).itemsize, fitting)
+
+    def predicted(self) -> Bytes:
+        """The bytes that base and factors give. Raises Corrupt where there are none."""
+        if self.plain is None or self.factors is None:
+            raise Corrupt("a block needs factors, but its tensor has none that fit")
+        return self.factors.add(self.plain.view(dtype_of(self.dtype)), self.start).view(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +126,7 @@ class _Block:
 
     entry: TensorEntry
     target: Bytes | None
-    base: Bytes | None
+    base: _Base
     element: Element
     last: bool
 
@@ -106,10 +139,13 @@ class _Coded:
     parts: Sequence[Bytes]
     codec: Codec | None
     data: bytes
-    base: Bytes | None
+    base: _Base
     element: Element
     out: Bytes
     last: bool
+
+
+_NOTHING: Final = _Base(None, "uint8", 0, None)
 
 
 def _blocks(changes: Iterable[Change], size: int) -> Iterator[_Block]:
@@ -118,40 +154,48 @@ def _blocks(changes: Iterable[Change], size: int) -> Iterator[_Block]:
         olds: Sequence[Bytes | None] = [None] * len(news) if change.base is None else parts(change.base)
         places = _places(change.entry, size)
         for number, (index, part, span) in enumerate(places, 1):
-            old = olds[index]
-            base = None if old is None else old[span]
+            base = _Base.of(change.entry, olds[index], change.factors, span)
             yield _Block(change.entry, news[index][span], base, part.element, number == len(places))
         if not places:
-            yield _Block(change.entry, None, None, Element(1), last=True)
+            yield _Block(change.entry, None, _NOTHING, Element(1), last=True)
 
 
 def _code(codecs: tuple[Codec, ...], block: _Block) -> tuple[_Block, tuple[Codec | None, bytes]]:
     if block.target is None:
         return block, (None, b"")
-    return block, smallest(block.target, block.base, block.element, codecs)
+    codec, data = smallest(block.target, block.base.plain, block.element, codecs)
+    wrapper = next((one for one in codecs if one.name == FromFactors.name), None)
+    if wrapper is not None and block.base.factors is not None and len(data) > 1:
+        inner, residual = smallest(block.target, block.base.predicted(), block.element, codecs)
+        if len(residual) + 1 < len(data):
+            return block, (wrapper, bytes([codecs.index(inner)]) + residual)
+    return block, (codec, data)
 
 
-def _read_blocks(
-    source: Reader, wanted: Iterable[tuple[TensorEntry, Tensor | None]], codecs: tuple[Codec, ...], size: int
-) -> Iterator[_Coded]:
-    for entry, base in wanted:
-        expected = layout(entry)
-        olds: Sequence[Bytes | None] = [None] * len(expected) if base is None else parts(base)
+def _read_blocks(source: Reader, wanted: Iterable[Wanted], codecs: tuple[Codec, ...], size: int) -> Iterator[_Coded]:
+    for one in wanted:
+        expected = layout(one.entry)
+        olds: Sequence[Bytes | None] = [None] * len(expected) if one.base is None else parts(one.base)
         data = [np.empty(part.size, np.uint8) for part in expected]
-        places = _places(entry, size)
+        places = _places(one.entry, size)
         for number, (index, part, span) in enumerate(places, 1):
             codec, length = _read_frame(source, codecs, span)
             coded = read_exactly(source, length)
-            whole = olds[index]
-            old = None if whole is None else whole[span]
-            yield _Coded(entry, data, codec, coded, old, part.element, data[index][span], number == len(places))
+            base = _Base.of(one.entry, olds[index], one.factors, span)
+            yield _Coded(one.entry, data, codec, coded, base, part.element, data[index][span], number == len(places))
         if not places:
-            yield _Coded(entry, data, None, b"", None, Element(1), np.empty(0, np.uint8), last=True)
+            yield _Coded(one.entry, data, None, b"", _NOTHING, Element(1), np.empty(0, np.uint8), last=True)
 
 
-def _decode(block: _Coded) -> _Coded:
-    if block.codec is not None:
-        block.codec.decode(block.data, block.base, block.element, block.out)
+def _decode(codecs: tuple[Codec, ...], block: _Coded) -> _Coded:
+    if block.codec is None:
+        return block
+    if block.codec.name != FromFactors.name:
+        block.codec.decode(block.data, block.base.plain, block.element, block.out)
+        return block
+    if not block.data or block.data[0] >= len(codecs):
+        raise Corrupt("a block of factors does not name a codec that is listed")
+    codecs[block.data[0]].decode(block.data[1:], block.base.predicted(), block.element, block.out)
     return block
 
 

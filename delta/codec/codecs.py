@@ -8,6 +8,7 @@
     planes-zstd       byte planes of the target, compressed
     xor-planes-zstd   byte planes of target XOR base, compressed
     sub-planes-zstd   byte planes of the folded integer difference (floats in total order), compressed
+    factors           another codec, against the base plus the product of two small matrices
 
 To add one: a class with these three members, in ``CODECS``. A codec knows bytes and the width of an element;
 it knows nothing about tensors, names or files (choice decides which one a block gets). Compression level 1 is used
@@ -163,10 +164,24 @@ class SubPlanesZstd:
         out[:] = words.view(np.uint8)
 
 
-CODECS: Final[dict[str, Codec]] = {
-    codec.name: codec
-    for codec in (Same(), Fill(), Changes(), Raw(), Zstd(), PlanesZstd(), XorPlanesZstd(), SubPlanesZstd())
-}
+class FromFactors:
+    """A block coded by one of the others, against what base and factors give (see body, which knows them)."""
+
+    name = "factors"
+    needs_base = True
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        return None
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        raise Corrupt("a block needs factors, but its tensor has none that fit")
+
+
+_ALL: Final[tuple[Codec, ...]] = (
+    *(Same(), Fill(), Changes(), Raw(), Zstd()),
+    *(PlanesZstd(), XorPlanesZstd(), SubPlanesZstd(), FromFactors()),
+)
+CODECS: Final[dict[str, Codec]] = {codec.name: codec for codec in _ALL}
 ALWAYS: Final = "raw"
 
 

@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from aios_node.delta.checks import base_tensor, bounded, check_base, check_result
-from aios_node.delta.codec.body import Change, Coding, read_tensors, write_tensors
+from aios_node.delta.codec.body import Change, Coding, Wanted, read_tensors, write_tensors
 from aios_node.delta.codec.compression import compress, decompress
 from aios_node.delta.codec.parallel import in_order
-from aios_node.delta.codec.plan import Step, plan
+from aios_node.delta.codec.plan import Step, is_factor, plan
 from aios_node.delta.codec.stream import Reader, Writer, expect_end, read_exactly, read_section, write_section
 from aios_node.delta.fields import Fields, parse_object
 from aios_node.delta.limits import DEFAULT_LIMITS, Limits
 from aios_node.engine.errors import Corrupt, HashMismatch, NoBase
 from aios_node.engine.quant.blocks import Tensor
+from aios_node.engine.weights.lowrank import Factors, read_factors
 from aios_node.engine.weights.manifest import Manifest, build_manifest
 from aios_node.engine.weights.names import canonical_json
 
@@ -70,7 +71,7 @@ def encode_to(
     _write_header(out, old, new, coding)
     steps = [step for step in plan(old, new) if step.mode != "same"]
     done = new.nbytes - sum(step.entry.nbytes for step in steps)
-    changes = (Change(step.entry, target[step.entry.name], _used(step, base)) for step in steps)
+    changes = (Change(step.entry, target[step.entry.name], *_origin(step, base, target)) for step in steps)
     tell = progress or (lambda _done, _total: None)
     tell(done, new.nbytes)
     for entry, _ in write_tensors(out, changes, coding):
@@ -91,19 +92,37 @@ def apply_from(
     steps = plan(old, new)
     if old is not None:
         _check_unused(old, steps, weights)
-    coded = ((step.entry, _base(step, weights)) for step in steps if step.mode != "same")
-    tensors = read_tensors(source, coded, coding)
     done = 0
-    for step in steps:
-        yield step.entry.name, _checked(step, weights, tensors)
+    for step, tensor in _tensors(steps, weights, source, coding):
+        yield step.entry.name, tensor
         done += step.entry.nbytes
         if progress is not None:
             progress(done, new.nbytes)
     expect_end(source)
 
 
-def _base(step: Step, weights: Mapping[str, Tensor]) -> Tensor | None:
-    return None if step.base is None else base_tensor(weights, step.base)
+def _tensors(
+    steps: tuple[Step, ...], weights: Mapping[str, Tensor], source: Reader, coding: Coding
+) -> Iterator[tuple[Step, Tensor]]:
+    """All tensors in the order of their steps. Factors come first: others may be made with them."""
+    factors: dict[str, Tensor] = {}
+    for part in ([step for step in steps if is_factor(step)], [step for step in steps if not is_factor(step)]):
+        coded = (Wanted(step.entry, *_origin(step, weights, factors)) for step in part if step.mode != "same")
+        tensors = read_tensors(source, coded, coding)
+        for step in part:
+            tensor = _checked(step, weights, tensors)
+            if is_factor(step):
+                factors[step.entry.name] = tensor
+            yield step, tensor
+
+
+def _origin(
+    step: Step, base: Mapping[str, Tensor] | None, beside: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Factors | None]:
+    """What a tensor may be coded against: its base, and the factors that lie beside it."""
+    if base is None or step.base is None:
+        return None, None
+    return base_tensor(base, step.base), read_factors(beside, step.entry.name)
 
 
 def _checked(step: Step, weights: Mapping[str, Tensor], tensors: Iterator[Tensor]) -> Tensor:
@@ -132,10 +151,6 @@ def _check_unused(old: Manifest, steps: tuple[Step, ...], weights: Mapping[str, 
         tensor = base_tensor(weights, entry)
         if entry.name not in used:
             check_base(entry, tensor)
-
-
-def _used(step: Step, base: Mapping[str, Tensor] | None) -> Tensor | None:
-    return None if base is None or step.base is None else base[step.entry.name]
 
 
 def _write_header(out: Writer, old: Manifest | None, new: Manifest, coding: Coding) -> None:

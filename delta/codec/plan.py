@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aios_node.engine.weights.manifest import Manifest, TensorEntry
+from aios_node.engine.weights.names import FACTORS
 
 TensorMode = Literal["same", "delta", "full"]
 
@@ -24,9 +25,15 @@ class Step:
 
 
 def plan(base: Manifest | None, target: Manifest) -> tuple[Step, ...]:
-    """Steps for all tensors of the target, sorted by name. Tensors only the base has do not appear."""
+    """Steps for all tensors of the target, factors first, sorted by name. Tensors only the base has do not appear."""
     known: Mapping[str, TensorEntry] = {} if base is None else base.entries
-    return tuple(_step(known.get(entry.name), entry) for entry in target.tensors)
+    steps = (_step(known.get(entry.name), entry) for entry in target.tensors)
+    return tuple(sorted(steps, key=lambda step: not is_factor(step)))
+
+
+def is_factor(step: Step) -> bool:
+    """Whether other tensors may be made with this one."""
+    return step.entry.name.startswith(FACTORS)
 
 
 def changed_bytes(steps: tuple[Step, ...]) -> int:

@@ -16,7 +16,7 @@ from aios_node.delta.names import short
 from aios_node.engine.errors import BadRequest, BadWeights
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor, dtype_name
 from aios_node.engine.weights.manifest import tensor_hash
-from aios_node.engine.weights.network import is_optimizer_state
+from aios_node.engine.weights.network import is_beside_network
 
 RUN = 1 << 16
 """Numbers that are merged at once: half a mebibyte of float64 for each head."""
@@ -39,7 +39,7 @@ class Side:
     @property
     def network(self) -> tuple[str, ...]:
         """Names of its tensors without optimiser state, sorted."""
-        return tuple(name for name in sorted(self.weights) if not is_optimizer_state(name))
+        return tuple(name for name in sorted(self.weights) if not is_beside_network(name))
 
 
 def check_sides(base: Side, heads: Sequence[Side]) -> None:

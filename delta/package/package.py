@@ -29,6 +29,7 @@ from aios_node.delta.package.weights import PackageWeights
 from aios_node.engine.errors import Corrupt, HashMismatch, NoBase
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.folder import VersionFolder
+from aios_node.engine.weights.lowrank import Factors, read_factors
 from aios_node.engine.weights.manifest import Manifest, file_entry
 
 _SETTINGS_BYTES: Final = 64 * 1024
@@ -132,7 +133,7 @@ def _write_body(
     with ExitStack() as stack:
         new = stack.enter_context(target.weights())
         old = None if base is None else stack.enter_context(base.weights())
-        changes = (Change(step.entry, new[step.entry.name], _against(step, old)) for step in coded)
+        changes = (Change(step.entry, new[step.entry.name], *_origin(step, old, new)) for step in coded)
         tell = progress or (lambda _done, _total: None)
         tell(done, total)
         for entry, of_use in write_tensors(out, changes, coding):
@@ -142,8 +143,13 @@ def _write_body(
     return used
 
 
-def _against(step: Step, old: Mapping[str, Tensor] | None) -> Tensor | None:
-    return None if old is None or step.base is None else old[step.entry.name]
+def _origin(
+    step: Step, old: Mapping[str, Tensor] | None, new: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Factors | None]:
+    """What a tensor may be coded against: its base, and the factors that lie beside it."""
+    if old is None or step.base is None:
+        return None, None
+    return old[step.entry.name], read_factors(new, step.entry.name)
 
 
 class _Counted:

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from aios_node.delta.checks import base_tensor, check_base, check_result
-from aios_node.delta.codec.body import Coding, read_tensors, skip_tensor
-from aios_node.delta.codec.plan import Step
+from aios_node.delta.codec.body import Coding, Wanted, read_tensors, skip_tensor
+from aios_node.delta.codec.plan import Step, is_factor
 from aios_node.engine.errors import Corrupt, HashMismatch
 from aios_node.engine.quant.blocks import Tensor
+from aios_node.engine.weights.lowrank import read_factors
 
 
 class PackageWeights(Mapping[str, Tensor]):
@@ -41,8 +42,9 @@ class PackageWeights(Mapping[str, Tensor]):
         if old is not None and step.mode == "same":
             tensor = old
         else:
+            factors = None if old is None or is_factor(step) else read_factors(self, name)
             self._source.seek(self._places[name])
-            (tensor,) = read_tensors(self._source, [(step.entry, old)], self._coding)
+            (tensor,) = read_tensors(self._source, [Wanted(step.entry, old, factors)], self._coding)
         if name not in self._checked:
             self._check(step, tensor, old)
             self._checked.add(name)

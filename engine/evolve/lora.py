@@ -21,6 +21,8 @@ from aios_node.engine.nets.config import Activation
 from aios_node.engine.nets.kernels import ACTIVATIONS
 from aios_node.engine.nets.linear import Linear, Projection
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
+from aios_node.engine.weights.lowrank import Factors
+from aios_node.engine.weights.names import FACTORS
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +39,10 @@ class LowRank:
         adapted = self.base(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
         return ACTIVATIONS[self.activation](adapted)
 
-    def change(self) -> NDArray[np.float64]:
-        """What merging adds to the weight, float64 [out, in]."""
+    def factors(self) -> Factors:
+        """What merging adds to the weight, as two matrices; the scale is in the first."""
         up, down = (part.detach().cpu().double().numpy() for part in (self.up, self.down))
-        change: NDArray[np.float64] = up @ down * self.scale
-        return change
+        return Factors.of(up * self.scale, down)
 
 
 class Adapters:
@@ -87,13 +88,15 @@ class Adapters:
     def merge(self, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """Weights with every adapter added to its own tensor; all other tensors are the same objects.
 
-        Sums are made in float64 and rounded once to the tensor's dtype. Raises BadRequest as ``check`` does.
+        The adapters are rounded to bfloat16 first and kept beside the tensors, in place of earlier ones: whoever has
+        ``weights`` can then make the result from them (see weights.lowrank). Raises BadRequest as ``check`` does.
         """
-        merged = dict(weights)
+        merged = {name: tensor for name, tensor in weights.items() if not name.startswith(FACTORS)}
         for name, adapter in self._adapters.items():
             key = f"{prefix}{name}.weight"
-            tensor = _plain(key, weights)
-            merged[key] = (tensor.astype(np.float64) + adapter.change()).astype(tensor.dtype)
+            tensor = np.ascontiguousarray(_plain(key, weights))
+            factors = adapter.factors()
+            merged |= {key: factors.add(tensor.ravel()).reshape(tensor.shape), **factors.stored(key)}
         return merged
 
     def _new(self, linear: Linear) -> LowRank:

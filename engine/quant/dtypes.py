@@ -51,7 +51,7 @@ def is_float(name: str) -> bool:
 
 def mantissa_bits(name: str) -> int:
     """Bits of the mantissa of a dtype, 0 for what is no floating point kind."""
-    return int(ml_dtypes.finfo(_FLOATS[name]).nmant) if name in _FLOATS else 0
+    return int(ml_dtypes.finfo(_FLOATS[name]).nmant) if name in _FLOATS else 0  # type: ignore[no-untyped-call]  # its own
 
 
 def shown(shape: tuple[int, ...]) -> str:

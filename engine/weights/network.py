@@ -1,6 +1,6 @@
-"""The tensors of a version that belong to its network: all but the optimiser state that merges keep beside them.
+"""The tensors of a version that belong to its network: all but what merging and training keep beside them.
 
-Knows the reserved names; does not know what merging does with such tensors.
+Knows the reserved names; does not know what such tensors are for.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from aios_node.engine.quant.blocks import Tensor
-from aios_node.engine.weights.names import OPTIMIZER
+from aios_node.engine.weights.names import FACTORS, OPTIMIZER
 
 
-def is_optimizer_state(name: str) -> bool:
-    """Whether a tensor of this name is optimiser state."""
-    return name.startswith(OPTIMIZER)
+def is_beside_network(name: str) -> bool:
+    """Whether a tensor of this name is part of a version, but of no network."""
+    return name.startswith((OPTIMIZER, FACTORS))
 
 
 class NetworkWeights(Mapping[str, Tensor]):
-    """A view of weights without optimiser state; as lazy as what it looks at."""
+    """A view of weights without what lies beside the network; as lazy as what it looks at."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._weights = weights
-        self._names = tuple(name for name in weights if not is_optimizer_state(name))
+        self._names = tuple(name for name in weights if not is_beside_network(name))
 
     def __getitem__(self, name: str) -> Tensor:
-        if is_optimizer_state(name):
+        if is_beside_network(name):
             raise KeyError(name)
         return self._weights[name]
 

@@ -116,11 +116,11 @@ def _quality(job: QuantizeJob, progress: Progress) -> dict[str, float] | None:
 def _with_target(job: QuantizeJob, recipe: QuantizationConfig, source: VersionFolder) -> QuantizationConfig:
     from aios_node.engine.quant.budget import bytes_for
     from aios_node.engine.quant.dtypes import count_of
-    from aios_node.engine.weights.network import is_optimizer_state
+    from aios_node.engine.weights.network import is_beside_network
 
     if job.target_bpw is None:
         return recipe
-    tensors = (entry for entry in source.manifest.tensors if not is_optimizer_state(entry.name))
+    tensors = (entry for entry in source.manifest.tensors if not is_beside_network(entry.name))
     count = sum(count_of(entry.shape) for entry in tensors)
     return replace(recipe, target_bytes=bytes_for(job.target_bpw, count))
 

@@ -57,7 +57,7 @@ def test_without_a_base_it_is_a_full_copy_that_any_base_may_stand_beside(pair: t
     assert hashes(delta.apply({}, blob)) == hashes(delta.apply(base, blob)) == hashes(target)
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", [name for name in CODECS if name != "factors"])
 @pytest.mark.parametrize("element", ELEMENTS, ids=str)
 def test_every_codec_returns_every_bit_pattern(name: str, element: Element) -> None:
     codec = codec_named(name)

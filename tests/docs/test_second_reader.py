@@ -26,6 +26,7 @@ from aios_node.engine.quant.ptq import quantize_tensor
 from aios_node.engine.quant.recipe import Settings
 from aios_node.engine.quant.scales import CompactScales
 from aios_node.engine.weights.folder import write_folder
+from aios_node.engine.weights.lowrank import Factors
 from aios_node.engine.weights.manifest import build_manifest
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -185,7 +186,7 @@ def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base
     known = {entry["name"]: entry for entry in old["tensors"]}
     found: Parts = {}
     used = set()
-    for entry in new["tensors"]:
+    for entry in sorted(new["tensors"], key=lambda one: not one["name"].startswith("aios.factors/")):
         before = known.get(entry["name"])
         olds: list[bytes | None] = [None] * 4
         if before is not None and all(before.get(key) == entry.get(key) for key in LAYOUT):
@@ -201,11 +202,31 @@ def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base
                 coded, at = bytes(data[at + 5 : at + 5 + length]), at + 5 + length
                 span = slice(len(content), min(size, len(content) + settings["block"]))
                 codec = settings["codecs"][number]
-                content += block(codec, coded, earlier and earlier[span], span.stop - span.start, kind)
                 used.add(codec)
+                before_it = earlier and earlier[span]
+                if codec == "factors":
+                    before_it = predicted(entry, before_it or b"", span.start, found)
+                    codec, coded = settings["codecs"][coded[0]], coded[1:]
+                content += block(codec, coded, before_it, span.stop - span.start, kind)
             found[entry["name"]].append(content)
     assert at == len(data)
     return found, used
+
+
+def predicted(entry: Any, base: bytes, start: int, found: Parts) -> bytes:
+    """Base plus the product of the factors, for a block that begins at this byte."""
+    kind = np.dtype(entry["dtype"])
+    values = np.frombuffer(base, kind).astype(float)
+    up, down = (
+        (np.frombuffer(found[f"aios.factors/{side}/{entry['name']}"][0], "<u2").astype("<u4") << 16).view("<f4")
+        for side in ("up", "down")
+    )
+    rank = len(up) // entry["shape"][0]
+    places = np.arange(start // kind.itemsize, start // kind.itemsize + len(values))
+    rows, columns = places // entry["shape"][1], places % entry["shape"][1]
+    for k in range(rank):
+        values += up.reshape(-1, rank)[rows, k].astype(float) * down.reshape(rank, -1)[k, columns].astype(float)
+    return values.astype(kind).tobytes()
 
 
 def bare(weights: dict[str, Any]) -> dict[str, list[bytes]]:
@@ -315,6 +336,9 @@ def block_by_block() -> set[str]:
     old = {"w": np.zeros((3, 1 << 20), np.float32), "x": random.integers(0, 2**32, 9000).astype(np.uint32)}
     new = {"w": old["w"].copy(), "x": old["x"] ^ np.resize(np.arange(7, dtype=np.uint32) << 24, 9000)}
     new["w"][1, 5] = 1
+    old["merged"] = random.normal(size=(40, 50)).astype(np.float32)
+    factors = Factors.of(random.normal(size=(40, 2)), random.normal(size=(2, 50)))
+    new |= {"merged": factors.add(old["merged"].ravel()).reshape(40, 50), **factors.stored("merged")}
     old["y"], new["y"] = old["x"], old["x"] + np.resize(np.arange(7, dtype=np.uint32) << 20, 9000)
     found, used = read_delta(delta.encode(old, new), bare(old))
     assert found == bare(new)

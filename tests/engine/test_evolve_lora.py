@@ -25,6 +25,8 @@ from aios_node.engine.nets.linear import Linear
 from aios_node.engine.quant.ptq import ArrowQuantizer
 from aios_node.engine.quant.recipe import QuantizationConfig
 from aios_node.engine.tokenizer import FastTokenizer
+from aios_node.engine.weights.lowrank import factor_names
+from aios_node.engine.weights.network import NetworkWeights
 
 WORDS = ("file", "socket", "bird", "river", "number", "letter", "table", "window", "garden", "engine", "paper", "stone")
 PAIRS = [
@@ -89,7 +91,8 @@ def test_only_the_targets_change_and_the_rest_is_the_same_object(bench: Bench) -
         change = merged[name].astype(np.float64) - before[name]
         assert change.any()
         assert np.linalg.matrix_rank(change, tol=1e-5) <= 2
-    assert set(merged) == set(before)
+    assert set(NetworkWeights(merged)) == set(before)
+    assert set(merged) - set(before) == {factor for name in changed for factor in factor_names(name)}
     assert all(np.array_equal(bench.weights[name], tensor) for name, tensor in before.items())
     assert (report.steps, report.pairs, report.stopped) == (6, len(PAIRS), "steps")
 
@@ -120,7 +123,7 @@ def test_the_merged_network_computes_what_the_adapted_one_did(bench: Bench) -> N
             part.copy_(torch.randn(part.shape, generator=random) * 0.1)
     batch = bench.tokenizer.encode_batch([pair.answer for pair in PAIRS], 16)
     ours = adapted(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))
-    assert torch.allclose(ours, bench.vectors(adapters.merge(bench.weights)), atol=1e-5)
+    assert torch.allclose(ours, bench.vectors(adapters.merge(bench.weights)), atol=1e-3)  # factors have 8 bits
     assert not torch.allclose(ours, bench.vectors(bench.weights), atol=1e-2)
 
 
@@ -128,7 +131,7 @@ def test_names_with_a_prefix_are_merged_under_it(bench: Bench) -> None:
     plain, _ = bench.trained()
     bench.weights = {f"bert.{name}": tensor for name, tensor in bench.weights.items()}
     prefixed, _ = bench.trained()
-    assert all(np.array_equal(prefixed[f"bert.{name}"], tensor) for name, tensor in plain.items())
+    assert all(np.array_equal(prefixed[f"bert.{name}"], tensor) for name, tensor in NetworkWeights(plain).items())
 
 
 def test_adapters_start_as_nothing() -> None:
@@ -137,7 +140,7 @@ def test_adapters_start_as_nothing() -> None:
     assert isinstance(adapter, LowRank)
     x = torch.randn(3, 4)
     assert torch.allclose(adapter(x), linear(x), atol=1e-6)
-    assert not adapter.change().any()
+    assert not adapter.factors().up.any()
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(bench: Bench) -> None:
@@ -198,7 +201,7 @@ def test_what_progress_raises_ends_the_training(bench: Bench) -> None:
 def test_time_bounds_the_training(bench: Bench) -> None:
     merged, report = bench.trained(steps=100_000, max_seconds=1e-9)
     assert (report.steps, report.stopped) == (1, "time")
-    assert set(merged) == set(bench.weights)
+    assert set(NetworkWeights(merged)) == set(bench.weights)
 
 
 def test_few_steps_look_at_few_pairs(bench: Bench) -> None:
