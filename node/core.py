@@ -29,6 +29,7 @@ from aios_node.node.workers import Workers
 if TYPE_CHECKING:
     from aios_node.memory.store import MemoryStore
     from aios_node.node.dialing import Dialer
+    from aios_node.node.discovery.service import Discovery
     from aios_node.node.metrics import Metrics
     from aios_node.node.network_search import NetworkSearch
     from aios_node.node.sync.service import SyncService
@@ -53,6 +54,7 @@ class NodeCore:
         self.peers = PeerBook(config.keys_dir, config.peers, config.base)
         self.tokens = TokenBook(config.keys_dir / "tokens.json")
         self.access = Access(self.tokens, self.peers, config.security.peer_rights)
+        self.discovery: Discovery | None = None
         self.peers_changed: Callable[[], None] = lambda: None
         self.request_stop: Callable[[], None] = lambda: None
         self._closing = ExitStack()

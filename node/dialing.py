@@ -34,7 +34,7 @@ class Dialer:
         if peer.name is None or peer.state == "down":
             self._introduce(peer, certificates)
         return PeerLink(
-            peer.uri,
+            peer.address,
             ca=certificates.get("ca"),
             cert=certificates.get("cert"),
             key=certificates.get("key"),
@@ -70,7 +70,7 @@ class Dialer:
 
     def _client(self, peer: Peer, certificates: dict[str, Any], timeout_s: float) -> Client:
         hostname = SERVER_NAME if peer.tls else None
-        return Client(peer.uri, hostname=hostname, timeout=timeout_s, attempts=1, **certificates)
+        return Client(peer.address, hostname=hostname, timeout=timeout_s, attempts=1, **certificates)
 
     def _certificates(self, peer: Peer) -> dict[str, bytes]:
         """What TLS needs: the peer's pinned certificate, fetched at first contact and after failures, and ours."""

@@ -36,16 +36,22 @@ class Peer:
     name: str | None = None
     state: str = "new"  # new, up, down
     last_error: str | None = None
+    found: str | None = None  # where it was discovered, when it is not where its URI says
+
+    @property
+    def address(self) -> str:
+        """The URI at which it is dialled."""
+        return self.found or self.uri
 
     @property
     def tls(self) -> bool:
         """Whether it is met under mTLS."""
-        return not self.dialled or self.uri.startswith("grpc+tls://")
+        return self.uri.startswith(("grpc+tls://", "key:"))
 
     @property
     def dialled(self) -> bool:
-        """Whether it is dialled from here; otherwise it is known by its key alone and dials in."""
-        return not self.uri.startswith("key:")
+        """Whether it is dialled from here; otherwise it is known by its key alone, and dials in or is not found yet."""
+        return not self.address.startswith("key:")
 
 
 class PeerBook:
@@ -84,8 +90,11 @@ class PeerBook:
             raise BadRequest(f"no single peer is called {text!r}; there are: {known}")
         return fits[0]
 
-    def add(self, uri: str, fingerprint: str | None, certificate: Path | None) -> Peer:
-        """Add a peer and keep it. Raises BadRequest or BadConfig."""
+    def add(self, uri: str, fingerprint: str | None, certificate: Path | None, *, discovered: bool = False) -> Peer:
+        """Add a peer and keep it. Raises BadRequest or BadConfig.
+
+        ``discovered``: whether a peer without an address may be found, and asked for its certificate then.
+        """
         try:
             entry = PeerEntry(uri=uri, fingerprint=fingerprint, certificate=certificate)
         except ValidationError as error:
@@ -97,7 +106,7 @@ class PeerBook:
         if uri.startswith("grpc+tls://") and fingerprint is None:
             raise BadRequest("a grpc+tls peer needs --fingerprint NODE_ID: `aios-node status` there shows it")
         peer = _peer(entry, self._base)
-        if not peer.dialled and certificate is None and self.certificate(peer) is None:
+        if not (peer.dialled or certificate or discovered) and self.certificate(peer) is None:
             raise BadRequest(f"{uri} cannot be asked for its certificate: give --cert, a copy of its keys/node.crt")
         if certificate is not None:
             self._keep_certificate(peer, _read_certificate(certificate))
@@ -122,6 +131,14 @@ class PeerBook:
             if uri in self._peers:
                 self._peers[uri] = replace(self._peers[uri], **changes)
 
+    def move(self, peer: Peer, uri: str) -> None:
+        """Dial a TLS peer at another address from now on, once it has proved there that it is the pinned node.
+
+        Raises Unavailable when nobody answers there, Unauthenticated when it is somebody else.
+        """
+        self.fetch_certificate(replace(peer, found=uri))
+        self.note(peer.uri, found=uri, state="new", last_error=None)
+
     def certificate(self, peer: Peer) -> bytes | None:
         """The pinned certificate (PEM) of a TLS peer, if it is at hand and still valid."""
         if peer.node_id is None:
@@ -139,11 +156,11 @@ class PeerBook:
 
         Raises Unavailable when it does not answer, Unauthenticated when it is somebody else.
         """
-        address = urlsplit(peer.uri)
+        address = urlsplit(peer.address)
         try:
             pem = ssl.get_server_certificate((address.hostname or "", address.port or 0), timeout=FETCH_TIMEOUT_S)
         except (OSError, ValueError) as error:
-            raise Unavailable(f"{peer.uri} does not answer: {error}") from None
+            raise Unavailable(f"{peer.address} does not answer: {error}") from None
         self._keep_certificate(peer, pem.encode())
         return pem.encode()
 
@@ -156,7 +173,7 @@ class PeerBook:
         proved = node_id_of(pem)
         if proved != peer.node_id:
             raise Unauthenticated(
-                f"{peer.uri} is node {proved[:12]}, not {(peer.node_id or '')[:12]}: check the fingerprint"
+                f"{peer.address} is node {proved[:12]}, not {(peer.node_id or '')[:12]}: check the fingerprint"
             )
         if expired(pem):
             raise Unauthenticated(f"the certificate of {peer.uri} has expired: restart that node, which renews it")

@@ -164,8 +164,20 @@ class Service:
         self._closing.callback(core.store.subscribe(self._changed))
         if core.config.sync.enabled:
             core.sync.start()
+        if core.config.discovery.mdns:
+            self._discover()
         if core.config.models.preload:
             threading.Thread(target=self._preload, name="preload", daemon=True).start()
+
+    def _discover(self) -> None:
+        from aios_node.node.discovery.service import Discovery
+
+        discovery = Discovery(self._core)
+        try:
+            self._core.discovery = discovery.start()
+        except AiosError as error:
+            log.error("no discovery", error=error.message)
+        self._closing.callback(discovery.close)
 
     def _trust_new_peers(self) -> None:
         if self._listeners is not None:

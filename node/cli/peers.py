@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +50,30 @@ def add(
     args = {"uri": uri, "fingerprint": fingerprint, "certificate": str(cert.absolute()) if cert else None}
     if answered(config, "peers_add", args, as_json):
         print(f"added {uri}")
+
+
+@app.command()
+def discover(
+    wait: Annotated[
+        float, typer.Option(min=0, max=60, help="Seconds to listen, where the node does not listen anyway.")
+    ] = 3.0,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Nodes that announce themselves on the local network. None of them becomes a peer by that."""
+    result = answered(config, "peers_discover", {"wait_s": wait}, as_json)
+    if result is not None:
+        rows = [(node["uris"][0], node["name"] or "-", node["node_id"], _standing(node)) for node in result["nodes"]]
+        print_table(
+            "", ["uri", "name", "node id", ""], rows,
+            empty="nobody announces itself here: discovery.mdns must be on at the other nodes",
+        )  # fmt: skip
+
+
+def _standing(node: dict[str, Any]) -> str:
+    if node["self"]:
+        return "this node"
+    return "peer" if node["peer"] else "stranger"
 
 
 @app.command()

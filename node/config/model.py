@@ -6,6 +6,7 @@ Every field has a default, so that an empty file is a working node. Units are in
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,6 +93,15 @@ class PeerEntry(Section):
         if self.fingerprint not in {None, self.node_id}:
             raise ValueError("uri and fingerprint name different nodes: leave the fingerprint out")
         return self
+
+
+class DiscoverySection(Section):
+    """Finding nodes on the local network."""
+
+    mdns: bool = Field(
+        False, description="announce this node by mDNS, and find peers that were pinned wherever they are"
+    )
+    interfaces: tuple[IPv4Address, ...] = Field((), description="addresses of the interfaces to use; none: all")
 
 
 class StoreSection(Section):
@@ -190,6 +200,7 @@ class NodeConfig(Section):
     listen: ListenSection = ListenSection()
     security: SecuritySection = SecuritySection()
     peers: tuple[PeerEntry, ...] = ()
+    discovery: DiscoverySection = DiscoverySection()
     store: StoreSection = StoreSection()
     models: ModelsSection = ModelsSection()
     memory: MemorySection = MemorySection()

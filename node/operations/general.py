@@ -93,6 +93,7 @@ def peer_summary(peer: Any) -> dict[str, Any]:
     """One peer as lists show it."""
     return {
         "uri": peer.uri,
+        "address": peer.address,
         "node_id": peer.node_id,
         "name": peer.name,
         "state": peer.state,

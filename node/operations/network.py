@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from aios_node.engine.errors import BadRequest
 from aios_node.node.operations.general import NoArgs, peer_summary
 from aios_node.node.operations.registry import Args, Progress, operation
@@ -34,6 +36,12 @@ class PeerAddArgs(Args):
     uri: str
     fingerprint: str | None = None
     certificate: Path | None = None
+
+
+class DiscoverArgs(Args):
+    """How long to listen, where the node does not listen anyway."""
+
+    wait_s: float = Field(3.0, ge=0.0, le=60.0)
 
 
 class PeerArgs(Args):
@@ -97,9 +105,21 @@ def peers_list(core: NodeCore, _args: NoArgs, _progress: Progress) -> dict[str, 
 @operation("peers_add", "{uri, fingerprint?, certificate?} -> {peer}", "admin", "node/peers")
 def peers_add(core: NodeCore, args: PeerAddArgs, _progress: Progress) -> dict[str, Any]:
     """Trust a peer from now on."""
-    peer = core.peers.add(args.uri, args.fingerprint, args.certificate)
+    discovered = core.config.discovery.mdns
+    peer = core.peers.add(args.uri, args.fingerprint, args.certificate, discovered=discovered)
     core.peers_changed()
     return {"peer": peer_summary(peer)}
+
+
+@operation(
+    "peers_discover", "{wait_s?} -> {nodes: [{node_id, name, uris, peer, self}]}", "admin", "node/peers", long=True
+)
+def peers_discover(core: NodeCore, args: DiscoverArgs, _progress: Progress) -> dict[str, Any]:
+    """Nodes that announce themselves on the local network. Listing them makes nobody a peer."""
+    from aios_node.node.discovery.service import look_around, summary
+
+    found = look_around(core, args.wait_s) if core.discovery is None else core.discovery.all()
+    return {"nodes": [summary(one) for one in found]}
 
 
 @operation("peers_remove", "{uri} -> {removed}", "admin", "node/peers")

@@ -75,7 +75,7 @@ class SyncService:
         self._caps: dict[str, BandwidthCap] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._called: set[str] = set()  # peers that have news, as they say when asked
-        self._caller = NewsCaller(self._find, ask_news, self._call, self._stopping)
+        self._caller = NewsCaller(self._find, ask_news, self.call, self._stopping)
 
     def start(self) -> None:
         """Stay in step from now on: one thread per peer, so that a slow one holds nobody up."""
@@ -108,7 +108,8 @@ class SyncService:
     def _find(self, uri: str) -> Peer | None:
         return next((peer for peer in self._peers.dialled() if peer.uri == uri), None)
 
-    def _call(self, uri: str) -> None:
+    def call(self, uri: str) -> None:
+        """Visit a peer now: it has news, or was found again."""
         with self._wake:
             self._called.add(uri)
             self._wake.notify_all()
@@ -157,6 +158,7 @@ class SyncService:
             self.history.add(record)
             self._on_record(record)
 
+        session = self._sessions.session(principal, only)
         driver = SyncDriver(
             self._sessions.session(principal, only),
             transport,
