@@ -7,6 +7,8 @@ WORKERS     ?= 2
 KILLS       ?= 1000
 SEEDS       ?= 200
 REPORT      ?=
+FUZZ_SECONDS ?= 60
+DECODERS    ?=
 ARGS        ?=
 
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -25,7 +27,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint coverage bench setup lock clean
+.PHONY: help demo test faults fuzz lint coverage bench setup lock clean
 
 help:  ## show this list
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=... TORCH_INDEX=...]"
@@ -42,6 +44,13 @@ faults: setup  ## kill -9, damaged messages, full disks; KILLS=50 SEEDS=8 for a 
 	@FAULTS_KILLS=$(KILLS) FAULTS_SEEDS=$(SEEDS) FAULTS_REPORT=$(CURDIR)/.cache/faults \
 	   $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m faults $(ARGS)
 	@$(if $(REPORT),$(BIN)/python tests/faults/support/report.py .cache/faults docs/results)
+
+fuzz: setup $(STAMPS)/fuzz  ## atheris on every decoder, FUZZ_SECONDS=60 each; DECODERS="delta package" for some
+	@mkdir -p .cache/fuzz
+	@for name in $(or $(DECODERS),$$($(BIN)/python tests/fuzz/run_fuzz.py --list)); do echo $$name; done \
+	 | xargs -P $(WORKERS) -I NAME sh -c '$(BIN)/python tests/fuzz/run_fuzz.py NAME $(FUZZ_SECONDS) .cache/fuzz \
+	     > .cache/fuzz/NAME.log 2>&1 && grep -o "units: .*" .cache/fuzz/NAME.log | head -1 | sed "s/units:/NAME: inputs/" \
+	     || { tail -n 40 .cache/fuzz/NAME.log; echo "NAME: failed, see .cache/fuzz/NAME.log"; exit 255; }'
 
 lint: $(STAMPS)/dev  ## ruff, mypy, pyright, import-linter
 	@echo "ruff";    $(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -63,7 +72,7 @@ setup: $(STAMPS)/dev $(MODEL)/model.safetensors  ## environment, development too
 	@:
 
 lock: $(STAMPS)/dev  ## write requirements/*.txt anew; ARGS=--upgrade for newer versions
-	@for name in runtime dev bench; do \
+	@for name in runtime dev bench fuzz; do \
 	   CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
 	     --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	     $(ARGS) --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
@@ -128,6 +137,11 @@ $(STAMPS)/dev: requirements/dev.txt | $(STAMPS)/project
 $(STAMPS)/bench: requirements/bench.txt | $(STAMPS)/dev
 	@echo "[bench] what the benchmarks compare with, pinned and hashed (about 85 MB to download)"
 	@$(PIP) --require-hashes --no-deps -r requirements/bench.txt
+	@touch $@
+
+$(STAMPS)/fuzz: requirements/fuzz.txt | $(STAMPS)/dev
+	@echo "[fuzz] atheris, pinned and hashed (a wheel of 36 MB for x86-64; elsewhere pip builds it with clang)"
+	@$(PIP) --require-hashes --no-deps -r requirements/fuzz.txt
 	@touch $@
 
 $(MODEL)/model.safetensors: | $(STAMPS)/project

@@ -192,11 +192,28 @@ def recover_staging(data: bytes) -> None:
         found.close()
 
 
+MESSAGES = golden_messages()
+
+
+def conversations() -> tuple[bytes, ...]:
+    """What a peer says that sends a version, and one that asks for ours."""
+    small = PackageInfo(10, "a" * 64, "full", None, 1, 1)
+    content = b"0123456789"
+    hello = wire.decode(*MESSAGES[0])[1]
+    sends = [
+        hello,
+        wire.Offers((Offer("other", "2" * 64, lineage=("3" * 64,), bytes=10),), last=True),
+        wire.Chunk(0, 0, 0, zlib.crc32(content), content, small),
+        wire.Commit(0, 0, small),
+        wire.Done(),
+    ]
+    asks = [hello, wire.Offers((), last=True), wire.Want(0, "m", "1" * 64, None), wire.Committed(0), wire.Done()]
+    return tuple(joined([wire.encode(message, 0) for message in said], b"\n") for said in (sends, asks))
+
+
 STAGED = json.dumps(
     {"format": 1, "model": "m", "version": "1" * 64, "base": None, "bytes": 40_000, "sha256": "a" * 64}
 ).encode()
-MESSAGES = golden_messages()
-
 TARGETS = {
     "delta": Target(apply_delta, (golden("delta/v1.delta"),)),
     "full-delta": Target(apply_full_delta, (golden("delta/v1-full.delta"),)),
@@ -206,6 +223,6 @@ TARGETS = {
     "manifest": Target(Manifest.from_bytes, (base_folder().manifest.to_bytes(),)),
     "message": Target(decode_message, tuple(joined([message], b"") for message in MESSAGES)),
     "message-fields": Target(decode_resealed, tuple(joined([message], b"") for message in MESSAGES)),
-    "session": Target(hear, (joined(MESSAGES, b"\n"), joined(MESSAGES[:4] + MESSAGES[-2:], b"\n"))),
+    "session": Target(hear, (*conversations(), joined(MESSAGES, b"\n"))),
     "staging": Target(recover_staging, (STAGED + bytes(4) + bytes(24),)),
 }

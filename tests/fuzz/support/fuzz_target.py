@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 MIB = 1 << 20
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 SCRATCH = Path(tempfile.mkdtemp(prefix="aios-fuzz-"))
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 
 @dataclass(frozen=True)
