@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +22,7 @@ from aios_node.delta.merge.rounding import rounded
 from aios_node.delta.merge.sides import RUN, Side
 from aios_node.delta.merge.spool import Spool
 from aios_node.delta.merge.weights import merge
-from aios_node.engine.errors import BadRequest, BadWeights
+from aios_node.engine.errors import BadRequest, BadWeights, StorageFull
 from aios_node.engine.quant.dtypes import dtype_of
 from aios_node.engine.quant.ptq import quantize_tensor
 from aios_node.engine.quant.recipe import preset
@@ -118,6 +120,19 @@ def test_results_too_large_for_their_dtype_are_told() -> None:
     base = np.full(3, 60000, np.float16)
     with pytest.raises(BadWeights, match="'w' too large for float16"):
         one(base, [base - 30000, base - 40000], "diloco", learning_rate=9.0, momentum=0.0)
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    base, heads = group(1, 2)
+    sides = [Side.of(version(n), {"w": head}) for n, head in enumerate(heads)]
+    with Spool(tmp_path) as spool:
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(StorageFull, match="No space left"):
+            merge(Side.of("f" * 64, {"w": base}), sides, make_strategy("fedavg"), spool)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- optimiser state

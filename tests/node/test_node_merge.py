@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_memory_nodes import CREATED, commit, node, quiet
+from in_memory_nodes import CREATED, Here, commit, node, quiet
 from tiny_encoder import write_encoder
 
 from aios_node.delta.offers import Source
@@ -19,11 +19,24 @@ from aios_node.node import jobs
 from aios_node.node.cli.app import run
 from aios_node.node.config.load import check_config
 from aios_node.node.core import NodeCore
+from aios_node.node.demo.processes import wait_until
 from aios_node.node.identity import create_identity, load_identity
-from aios_node.node.merging import Way, meeting, merge_heads
+from aios_node.node.merging import Merger, Way, meeting, merge_heads
 from aios_node.node.operations import run_operation
 
 START = np.zeros(4, np.float32)
+PATIENCE_S = 30.0
+
+
+class Watched(Here):
+    """Remembers what it was asked to do."""
+
+    def __init__(self, asked: list[Any]) -> None:
+        self._asked = asked
+
+    def run(self, job: Any, *args: Any, progress: Any = quiet) -> Any:
+        self._asked.append(job)
+        return super().run(job, *args, progress=progress)
 
 
 def stranger(folder: Path) -> Path:
@@ -228,6 +241,66 @@ def test_peers_that_merge_in_another_way_do_not_start_a_race(tmp_path: Path) -> 
         assert meeting(core, "m") == ()
         next_one = commit(core, START + 9, mine)
         assert next_one in meeting(core, "m"), "later work goes on"
+
+
+def test_a_node_makes_up_for_what_a_stop_interrupted(tmp_path: Path) -> None:
+    author = stranger(tmp_path / "carol")
+    known = load_identity(author, []).node_id
+    extra = (
+        f"\nsecurity: {{tls: 'on', publishers: [{known}]}}\nmodels: {{merge_strategy: median, merge_wait_s: 0.01}}\n"
+    )
+    with node(tmp_path / "alpha", extra) as core:
+        base = commit(core, START)
+        theirs = commit(core, START + 3, base, author=author, activate=False)
+        mine = commit(core, START + 1, base)
+        merger = Merger(core)
+        wait_until("the merge", lambda: core.store.active("m") not in {mine, theirs}, PATIENCE_S)
+        merged = core.version("m", None)
+        assert core.store.manifest(merged).parents == tuple(sorted([mine, theirs]))
+        ours = commit(core, START, merged)  # and it goes on
+        commit(core, START + 8, merged, author=author, activate=False)
+        wait_until("the next merge", lambda: core.store.active("m") not in {merged, ours}, PATIENCE_S)
+        merger.close(PATIENCE_S)
+
+
+def test_a_node_waits_until_enough_have_diverged(tmp_path: Path) -> None:
+    author = stranger(tmp_path / "carol")
+    known = load_identity(author, []).node_id
+    extra = f"\nsecurity: {{tls: 'on', publishers: [{known}]}}\nmodels: {{merge_strategy: fedavg, merge_heads: 3, "
+    with node(tmp_path / "alpha", extra + "merge_wait_s: 0.01}\n") as core:
+        base = commit(core, START)
+        heads = [commit(core, START, base, author=author, activate=False), commit(core, START + 1, base)]
+        merger = Merger(core)
+        heads.append(commit(core, START + 2, base, author=author, activate=False))
+        wait_until("the merge", lambda: core.store.active("m") not in heads, PATIENCE_S)
+        merger.close(PATIENCE_S)
+        assert core.store.manifest(core.version("m", None)).parents == tuple(sorted(heads))
+
+
+def test_what_cannot_be_merged_is_tried_once_and_stops_nothing_else(tmp_path: Path) -> None:
+    author = stranger(tmp_path / "carol")
+    known = load_identity(author, []).node_id
+    extra = (
+        f"\nsecurity: {{tls: 'on', publishers: [{known}]}}\nmodels: {{merge_strategy: fedavg, merge_wait_s: 0.01}}\n"
+    )
+    with node(tmp_path / "alpha", extra) as core:
+        tried: list[Any] = []
+        core.__dict__["workers"] = Watched(tried)
+        base = commit(core, START)
+        theirs = commit(core, START, base, author=author, activate=False, files={"config.json": b"[1]"})
+        mine = commit(core, START + 1, base, files={"config.json": b"[2]"})
+        merger = Merger(core)
+        wait_until("the first try", lambda: len(tried) == 1, PATIENCE_S)
+        core.store.activate("m", theirs)
+        core.store.activate("m", mine)
+        other = core.store.commit("n", {"w": START}, {}, created_at=CREATED, activate=True)
+        heads = [
+            commit(core, START + step, other, model="n", author=who, files={}) for step, who in ((1, author), (2, None))
+        ]
+        wait_until("another model's merge", lambda: core.store.active("n") not in heads, PATIENCE_S)
+        merger.close(PATIENCE_S)
+        assert len(tried) == 2
+        assert set(core.store.heads("m")) == {mine, theirs}
 
 
 def test_the_same_merge_made_twice_is_one_version(tmp_path: Path) -> None:

@@ -131,14 +131,16 @@ def visit(core: NodeCore, other: NodeCore) -> Visit:
     return found
 
 
-def commit(core: NodeCore, values: Any, *parents: str, author: Path | None = None, **more: Any) -> str:
-    """A version of model ``m`` with one tensor, active, signed by this node or with the keys in a folder."""
+def commit(
+    core: NodeCore, values: Any, *parents: str, model: str = "m", author: Path | None = None, **more: Any
+) -> str:
+    """A version with one tensor, active, signed by this node or with the keys in a folder."""
     identity = core.identity if author is None else load_identity(author, [])
 
     def envelope(version: str) -> bytes:
-        signed = seal("m", version, publisher="x", created_at=CREATED, public_key=identity.node_id, sign=identity.sign)
-        return signed.to_bytes()
+        signer = {"public_key": identity.node_id, "sign": identity.sign}
+        return seal(model, version, publisher="x", created_at=CREATED, **signer).to_bytes()  # type: ignore[arg-type]
 
     options: dict[str, Any] = {"files": {"config.json": b"{}"}, "created_at": CREATED, "envelope": envelope}
     weights = {"w": np.asarray(values, np.float32)}
-    return core.store.commit("m", weights, parents=parents, **({"activate": True} | options | more))
+    return core.store.commit(model, weights, parents=parents, **({"activate": True} | options | more))
