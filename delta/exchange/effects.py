@@ -87,10 +87,13 @@ class StageChunk:
 
 @dataclass(frozen=True)
 class CommitTransfer:
+    """``codecs``: those that a gathered package may have been made with, so that it can be passed on."""
+
     transfer: int
     key: TransferKey
     package: PackageInfo
     offer: Offer
+    codecs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ class Fetching:
         self.state = Fetch.COMMITTING
         self._lead = True
         package = gathering.description.package
-        self._outbox.ask(CommitTransfer(self._transfer, self._key, package, self.offer))
+        self._outbox.ask(CommitTransfer(self._transfer, self._key, package, self.offer, gathering.codecs))
 
     def _committed(self) -> None:
         self._outbox.ask(DiscardStaged(self._transfer, self._key))

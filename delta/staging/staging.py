@@ -25,7 +25,7 @@ from aios_node.delta.disk import (
     unobserved,
 )
 from aios_node.delta.names import check_version, short
-from aios_node.delta.staging.transfer import Staged, Transfer, create_transfer, read_transfer, write_touched
+from aios_node.delta.staging.transfer import DATA, Staged, Transfer, create_transfer, read_transfer, write_touched
 from aios_node.engine.errors import BadRequest, Busy, StorageFull, TooLarge
 from aios_node.engine.weights.disk import sync_folder
 
@@ -88,6 +88,14 @@ class Staging:
         with self._mutex:
             self._check_free(key)
             return self._enter(key) if key in self._known else None
+
+    def data_path(self, key: TransferKey, package: Package) -> Path | None:
+        """The file in which this package's chunks lie at their places, open or not; None where it is not staged."""
+        with self._mutex:
+            staged = self._known.get(key)
+            if staged is None or (staged.bytes, staged.sha256) != (package.bytes, package.sha256):
+                return None
+            return self._folder(key) / DATA
 
     def list(self) -> tuple[Staged, ...]:
         """All staged transfers, least recently used first."""

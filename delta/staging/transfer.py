@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from aios_node.delta.staging.journal import Journal, checksum, journal_bytes
 from aios_node.engine.errors import BadRequest, HashMismatch, ProtocolError, TransferAborted
 
 FLUSH_BYTES = 1 << 20
-_DATA, _JOURNAL, _FACTS, _TOUCHED = "data", "journal", "transfer.json", "touched"
+DATA, _JOURNAL, _FACTS, _TOUCHED = "data", "journal", "transfer.json", "touched"
 _FACTS_LIMIT = 4096
 
 Bytes = bytes | memoryview
@@ -57,7 +58,7 @@ class Transfer:
         self._pending: dict[int, int] = {}
         self._pending_bytes = 0
         self._closed = False
-        self._data = os.open(folder / _DATA, os.O_RDWR | os.O_CLOEXEC)
+        self._data = os.open(folder / DATA, os.O_RDWR | os.O_CLOEXEC)
         try:
             self._journal = Journal(folder / _JOURNAL, self.chunks, observer)
             self._durable = {index for index, crc in self._journal.read().items() if self._holds(index, crc)}
@@ -97,6 +98,13 @@ class Transfer:
     @property
     def complete(self) -> bool:
         return len(self._durable) + len(self._pending) == self.chunks
+
+    def keep(self, right: Callable[[int, bytes], bool]) -> None:
+        """Ask about every chunk that is here; those that are not right count as missing."""
+        for index in sorted(self._durable):
+            offset, length = chunk_span(self.bytes, index)
+            if not right(index, os.pread(self._data, length, offset)):
+                self._durable.discard(index)
 
     def missing(self) -> tuple[tuple[int, int], ...]:
         """Chunks not yet received, as ascending half-open ranges."""
@@ -151,7 +159,7 @@ class Transfer:
         self.flush()
         if not self.complete:
             raise ProtocolError(f"package committed with {self.chunks - len(self._durable)} chunks missing")
-        path = self._folder / _DATA
+        path = self._folder / DATA
         with disk_errors(path, "read a package"):
             self._observer(Step.ASSEMBLE)
             with path.open("rb") as file:
@@ -205,7 +213,7 @@ class Transfer:
 
 def create_transfer(folder: Path, staged: Staged) -> None:
     """Fill an empty folder for a transfer of which nothing has arrived yet. Raises OSError."""
-    _allocate(folder / _DATA, staged.bytes)
+    _allocate(folder / DATA, staged.bytes)
     _allocate(folder / _JOURNAL, journal_bytes(chunk_count(staged.bytes)))
     key = staged.key
     facts = {
@@ -228,7 +236,7 @@ def read_transfer(folder: Path) -> Staged | None:
             return None
         key = TransferKey(facts["model"], facts["version"], facts["base"])
         staged = Staged(key, facts["bytes"], check_version(facts["sha256"]), _read_touched(folder))
-        sizes = (folder / _DATA).stat().st_size, (folder / _JOURNAL).stat().st_size
+        sizes = (folder / DATA).stat().st_size, (folder / _JOURNAL).stat().st_size
     except (OSError, ValueError, KeyError, TypeError, BadRequest):
         return None
     expected = staged.bytes, journal_bytes(chunk_count(staged.bytes))

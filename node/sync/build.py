@@ -12,14 +12,17 @@ from aios_node.delta.envelope import Envelope, check_envelope
 from aios_node.delta.exchange.effects import TransferDone
 from aios_node.delta.exchange.session import SyncSession
 from aios_node.delta.offers import Decision, Offer
+from aios_node.delta.swarm.swarm import Swarm
 from aios_node.engine.errors import BadWeights, Unauthenticated
 from aios_node.flight.limits import MIB
 from aios_node.flight.ports import Principal
 from aios_node.node import jobs
 from aios_node.node.identity import verify
+from aios_node.node.patterns import chosen
+from aios_node.node.sync.gathered import Descriptions, Gathered
 from aios_node.node.sync.history import TransferRecord
 from aios_node.node.sync.outgoing import OutgoingPackages
-from aios_node.node.sync.policy import Policy, offers_for
+from aios_node.node.sync.policy import Policy, offers_for, permitted
 from aios_node.node.sync.service import SyncService
 from aios_node.node.sync.work import TransferWork
 
@@ -30,10 +33,12 @@ if TYPE_CHECKING:
 def build_sync(core: NodeCore) -> SyncService:
     """The sync service of this node. It does nothing until it is started or asked."""
     dialer = core.dialer
+    sessions = _Sessions(core)
     service = SyncService(
-        core.config, core.peers, _Sessions(core), dialer.link, lambda record: _count(core, record), dialer.news
+        core.config, core.peers, sessions, dialer.link, lambda record: _count(core, record), dialer.news
     )
     core.store.subscribe(service.changed)
+    sessions.began = service.arriving
     return service
 
 
@@ -46,25 +51,41 @@ def _count(core: NodeCore, record: TransferRecord) -> None:
 class _Sessions:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
-        self._claims = _Claims()
+        self.began: Callable[[], None] = lambda: None
+        self._swarm = Swarm(guard=threading.RLock(), began=self._began)
+        self._gathered = Gathered(core.store.staging)
+        self._descriptions = Descriptions()
         self._refused: set[tuple[str, str]] = set()
         folder = core.config.data_dir / "outgoing"
         max_bytes = core.config.store.cache_mb * MIB
         self._packages = OutgoingPackages(folder, core.store, core.workers, max_bytes=max_bytes)
 
+    def _began(self) -> None:
+        self.began()
+
     def session(self, peer: Principal, only: str | None) -> SyncSession:
         core = self._core
-        picture = core.store.picture
         offers = offers_for(
-            picture,
+            core.store.picture,
             core.publisher_of,
             peer=peer,
             check=core.access.check,
             serve=core.config.models.serve,
             only=only,
         )
-        policy = Policy(
-            picture,
+        return SyncSession(
+            offers,
+            _Refusing(lambda: self._policy(peer, only), self._refused),
+            swarm=self._swarm,
+            peer=peer.name if peer.kind == "peer" else "",
+            may_offer=lambda offer: only in {None, offer.model} and self._may_offer(peer, offer),
+        )
+
+    def _policy(self, peer: Principal, only: str | None) -> Policy:
+        """By what is here now: a session may last while others bring news."""
+        core = self._core
+        return Policy(
+            core.store.picture,
             core.store.has,
             peer=peer,
             check=core.access.check,
@@ -72,15 +93,16 @@ class _Sessions:
             publishers=core.trusted_publishers(),
             only=only,
         )
-        return SyncSession(offers, _Claiming(policy, self._claims, self._refused))
+
+    def _may_offer(self, peer: Principal, offer: Offer) -> bool:
+        """Whether a peer may have what is still arriving here."""
+        core = self._core
+        served = chosen(offer.model, tuple(core.config.models.serve))
+        return served and permitted(core.access.check, peer, "read", f"weights/{offer.model}")
 
     def work(self, on_done: Callable[[TransferDone, float], None]) -> TransferWork:
-        def done(effect: TransferDone, seconds: float) -> None:
-            if effect.result.direction == "received":
-                self._claims.release(effect.result.model, effect.result.to_version)
-            on_done(effect, seconds)
-
-        return TransferWork(self._core.store.staging, self._packages, self._commit, done)
+        staging = self._core.store.staging
+        return TransferWork(staging, self._gathered, self._descriptions, self._packages, self._commit, on_done)
 
     def _commit(self, key: TransferKey, offer: Offer, package: Path) -> None:
         """Apply a verified package, check who signed it, and adopt the version."""
@@ -132,37 +154,14 @@ def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
     return verify(public_key.hex(), message, signature)
 
 
-class _Claims:
-    """Versions that some session is receiving now: a second session leaves them alone."""
+class _Refusing:
+    """The policy of this moment, which takes no version again whose signature or content was no good."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: set[tuple[str, str]] = set()
-
-    def claim(self, model: str, version: str) -> bool:
-        with self._lock:
-            if (model, version) in self._held:
-                return False
-            self._held.add((model, version))
-            return True
-
-    def release(self, model: str, version: str) -> None:
-        with self._lock:
-            self._held.discard((model, version))
-
-
-class _Claiming:
-    """A policy that takes no version twice at the same time, and none again whose signature or content was no good."""
-
-    def __init__(self, policy: Policy, claims: _Claims, refused: set[tuple[str, str]]) -> None:
+    def __init__(self, policy: Callable[[], Policy], refused: set[tuple[str, str]]) -> None:
         self._policy = policy
-        self._claims = claims
         self._refused = refused
 
     def wants(self, offer: Offer) -> Decision:
         if (offer.model, offer.version) in self._refused:
             return Decision(False, reason="it was refused before: signature or content")
-        decision = self._policy.wants(offer)
-        if decision.want and not self._claims.claim(offer.model, offer.version):
-            return Decision(False, reason="another peer is sending it just now")
-        return decision
+        return self._policy().wants(offer)

@@ -21,9 +21,11 @@ import structlog
 from aios_node.delta.exchange.effects import (
     CommitTransfer,
     Effect,
+    OpenStaged,
     PreparePackage,
     Send,
     SessionDone,
+    SharePackage,
     StageChunk,
     TransferResult,
 )
@@ -52,8 +54,8 @@ class Work(Protocol):
 class Pace(Protocol):
     """Holds back what would exceed a bandwidth cap."""
 
-    def spend(self, count: int) -> None:
-        """Wait until ``count`` bytes may leave."""
+    def spend(self, count: int, *, wait: bool = True) -> None:
+        """Wait until ``count`` bytes may pass; without ``wait`` only count them."""
         ...
 
 
@@ -68,6 +70,7 @@ class SyncDriver:
         *,
         idle_timeout_s: float,
         pace: Pace,
+        intake: Pace | None = None,
         stopping: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,7 +78,7 @@ class SyncDriver:
         self._transport = transport
         self._work = work
         self._idle_timeout_s = idle_timeout_s
-        self._pace = pace
+        self._pace, self._intake = pace, intake
         self._stopping = stopping
         self._wake = threading.Condition()
         self._inbox: deque[tuple[bytes, bytes]] = deque()
@@ -83,9 +86,12 @@ class SyncDriver:
         self._answers: deque[Callable[[], list[Effect]]] = deque()
         self._ended: str | None = None  # why the other side sends nothing more
         self._closed = False
+        self._look = False  # another session of this node has news for this one
+        self._moved = session.moved
         self._clock = clock
         self._progress = self._spoke = clock()
         self.outcome: SessionDone | None = None
+        session.news = self._news
 
     def run(self) -> tuple[TransferResult, ...]:
         """Exchange until both sides are done. Raises TransferAborted or what ended the session early."""
@@ -117,24 +123,36 @@ class SyncDriver:
         """Wait for the next input and give it to the session."""
         with self._wake:
             self._wake.wait_for(self._has_input, self._idle_timeout_s / PINGS_PER_TIMEOUT)
-            if self._answers:
-                answer = self._answers.popleft()
-            elif self._stopping.is_set():
-                return self._session.abort(TransferAborted("this node is stopping: try again later"))
-            elif self._inbox and self._session.can_receive:
-                metadata, data = self._inbox.popleft()
-                self._wake.notify_all()
-                return self._listened(self._session.receive(metadata, data))
-            elif self._ended is not None and not self._inbox:
-                return self._session.disconnected(self._ended)
-            else:
-                return self._idle()
-        return answer()
+            step = self._choose()
+        return step()  # not under the lock: sessions of one node share a guard, and wake each other
+
+    def _choose(self) -> Callable[[], list[Effect]]:
+        if self._answers:
+            return self._answers.popleft()
+        if self._stopping.is_set():
+            return lambda: self._session.abort(TransferAborted("this node is stopping: try again later"))
+        if self._look:
+            self._look = False
+            return self._session.look
+        if self._inbox and self._session.can_receive:
+            metadata, data = self._inbox.popleft()
+            self._wake.notify_all()
+            return lambda: self._listened(self._session.receive(metadata, data))
+        if self._ended is not None and not self._inbox:
+            reason = self._ended
+            return lambda: self._session.disconnected(reason)
+        return self._idle
+
+    def _news(self) -> None:
+        """Called by other sessions, which hold the guard: only remember it."""
+        with self._wake:
+            self._look = True
+            self._wake.notify_all()
 
     def _has_input(self) -> bool:
         message = bool(self._inbox) and self._session.can_receive
         gone = self._ended is not None and not self._inbox
-        return bool(self._answers) or message or gone or self._stopping.is_set()
+        return bool(self._answers) or self._look or message or gone or self._stopping.is_set()
 
     def _listened(self, effects: list[Effect]) -> list[Effect]:
         """After a message: PING as well, if chunks come in and this side has not said a word for a while."""
@@ -144,7 +162,8 @@ class SyncDriver:
         return effects
 
     def _idle(self) -> list[Effect]:
-        if self._session.busy:
+        moved, self._moved = self._session.moved != self._moved, self._session.moved
+        if self._session.busy or moved:
             self._progress = self._clock()
             return self._session.ping()
         if self._clock() - self._progress > self._idle_timeout_s:
@@ -166,7 +185,7 @@ class SyncDriver:
             elif isinstance(effect, SessionDone):
                 self.outcome = effect
                 queue.extend(self._session.complete(effect))
-            elif isinstance(effect, PreparePackage | CommitTransfer):
+            elif isinstance(effect, PreparePackage | SharePackage | OpenStaged | CommitTransfer):
                 self._start_job(effect, jobs)
             else:
                 queue.extend(self._perform(effect)())
@@ -209,6 +228,8 @@ class SyncDriver:
             if message is None:
                 self._end("the peer ended the stream")
                 return
+            if self._intake is not None:
+                self._intake.spend(len(message[0]) + len(message[1] or b""))
             with self._wake:
                 self._wake.wait_for(lambda: self._closed or len(self._inbox) < INBOX)
                 if self._closed:
@@ -239,7 +260,7 @@ class SyncDriver:
 
     def _send_one(self, effect: Send) -> Callable[[], list[Effect]]:
         try:
-            self._pace.spend(len(effect.metadata) + len(effect.data))
+            self._pace.spend(len(effect.metadata) + len(effect.data), wait=len(effect.data) > 0)
             self._transport.send(effect.metadata, effect.data or None)
         except AiosError as error:
             failure = error

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ log = structlog.get_logger("sync")
 
 PACKAGE = "package"
 INFO = "info.json"
+KEPT = "received"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Lease:
     path: Path
     info: PackageInfo
     release: Callable[[], None]
+    kept: bool = False  # it was received, not built here
 
 
 class OutgoingPackages:
@@ -54,7 +57,18 @@ class OutgoingPackages:
         """The package of ``key`` in these codecs, from the cache or built now. Raises AiosError."""
         held = self._cache.hold(_name(key, codecs), lambda work: self._build(work, key, codecs), _whole_package)
         info = PackageInfo(**read_json(held.path / INFO, None))
-        return Lease(held.path / PACKAGE, info, held.release)
+        return Lease(held.path / PACKAGE, info, held.release, (held.path / KEPT).exists())
+
+    def keep(self, key: TransferKey, codecs: tuple[str, ...], info: PackageInfo, package: Path) -> None:
+        """Remember a package that was received, so that it is passed on as it came. Where that fails it is not kept."""
+
+        def link(work: Path) -> None:
+            os.link(package, work / PACKAGE)
+            write_json(work / INFO, asdict(info))
+            (work / KEPT).touch()
+
+        with suppress(OSError, AiosError):  # another file system, a full disk: it is built when someone asks
+            self._cache.hold(_name(key, codecs), link, _whole_package).release()
 
     def _build(self, work: Path, key: TransferKey, codecs: tuple[str, ...]) -> None:
         envelope = self._store.envelope(key.model, key.version)

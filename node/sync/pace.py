@@ -1,4 +1,4 @@
-"""A bandwidth cap: bytes may leave at a steady rate, with a short burst."""
+"""A bandwidth cap: bytes may leave, or come in, at a steady rate, with a short burst."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BURST_S = 0.25
 
 
 class BandwidthCap:
-    """Token bucket of ``mbit`` per second; 0 means no cap. Shared by all streams to one peer."""
+    """Token bucket of ``mbit`` per second; 0 means no cap. Shared by all streams of a node in one direction."""
 
     def __init__(
         self, mbit: float, *, clock: Callable[[], float] = time.monotonic, wait: Callable[[float], None] = time.sleep
@@ -21,13 +21,13 @@ class BandwidthCap:
         self._lock = threading.Lock()
         self._free_at = clock()
 
-    def spend(self, count: int) -> None:
-        """Wait until ``count`` bytes may leave."""
+    def spend(self, count: int, *, wait: bool = True) -> None:
+        """Wait until ``count`` bytes may pass. Without ``wait`` they pass now and hold back what comes later."""
         if not self._rate:
             return
         with self._lock:
             now = self._clock()
             self._free_at = max(self._free_at, now - BURST_S) + count / self._rate
             pause = self._free_at - now
-        if pause > 0:
+        if wait and pause > 0:
             self._wait(pause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -72,7 +73,9 @@ class SyncService:
         self._wake = threading.Condition()
         self._news = 0
         self._visiting: dict[str, threading.Lock] = {}
-        self._caps: dict[str, BandwidthCap] = {}
+        self._up, self._down = (BandwidthCap(config.limits.bandwidth_mbit) for _ in range(2))
+        self._arrivals = 0
+        self._open: Counter[str] = Counter()  # sessions by the name of the peer
         self._threads: dict[str, threading.Thread] = {}
         self._called: set[str] = set()  # peers that have news, as they say when asked
         self._caller = NewsCaller(self._find, ask_news, self.call, self._stopping)
@@ -99,11 +102,17 @@ class SyncService:
                 self._news += 1
                 self._wake.notify_all()
 
+    def arriving(self) -> None:
+        """A package begins to arrive: visit those with whom no session is open, they may have or want some of it."""
+        with self._wake:
+            self._arrivals += 1
+            self._wake.notify_all()
+
     def wait_for_news(self, since: int, timeout_s: float) -> int:
         """The number of news so far: at once when it is not ``since``, else when it changes or time is up."""
         with self._wake:
-            self._wake.wait_for(lambda: self._stopping.is_set() or self._news != since, timeout_s)
-            return self._news
+            self._wake.wait_for(lambda: self._stopping.is_set() or self._news + self._arrivals != since, timeout_s)
+            return self._news + self._arrivals
 
     def _find(self, uri: str) -> Peer | None:
         return next((peer for peer in self._peers.dialled() if peer.uri == uri), None)
@@ -160,18 +169,24 @@ class SyncService:
 
         session = self._sessions.session(principal, only)
         driver = SyncDriver(
-            self._sessions.session(principal, only),
+            session,
             transport,
             self._sessions.work(done),
             idle_timeout_s=self._config.limits.idle_timeout_s,
-            pace=self._cap(principal.name),
+            pace=self._up,
+            intake=self._down,
             stopping=self._stopping,
         )
-        driver.run()
-
-    def _cap(self, name: str) -> BandwidthCap:
         with self._wake:
-            return self._caps.setdefault(name, BandwidthCap(self._config.limits.bandwidth_mbit))
+            self._open[principal.name] += 1
+        try:
+            driver.run()
+        finally:
+            with self._wake:
+                self._open[principal.name] -= 1
+        known = self._peers.by_id(principal.name)
+        if session.missed and known is not None:
+            self.call(known.uri)  # something began to arrive there when we were done already
 
     def _stay(self, uri: str) -> None:
         """Thread per peer: visit on news and at intervals; back off while it is down."""
@@ -182,22 +197,24 @@ class SyncService:
             if peer is None:
                 break
             with self._wake:
-                seen = self._news
+                seen, arrivals = self._news, self._arrivals
                 self._called.discard(uri)
             visit = self.visit(peer)
             failures = failures + 1 if visit.error else 0
             if visit.error and failures == LOUD_FAILURES:
                 log.warning("peer unreachable", peer=uri, error=visit.error)
             pause = self._backoff(failures) if failures else self._config.sync.interval_s
-            self._wait_for_news(uri, seen, pause)
+            self._wait_for_news(peer, seen, arrivals, pause)
         with self._wake:
             self._threads.pop(uri, None)
 
-    def _wait_for_news(self, uri: str, seen: int, pause: float) -> None:
+    def _wait_for_news(self, peer: Peer, seen: int, arrivals: int, pause: float) -> None:
+        def time_to_go() -> bool:
+            arriving = self._arrivals > arrivals and not self._open[peer.node_id or peer.uri]
+            return self._stopping.is_set() or self._news > seen or peer.uri in self._called or arriving
+
         with self._wake:
-            self._wake.wait_for(
-                lambda: self._stopping.is_set() or self._news > seen or uri in self._called, pause
-            )  # fmt: skip
+            self._wake.wait_for(time_to_go, pause)
 
     def _backoff(self, failures: int) -> float:
         """Exponential, with jitter, so that many nodes do not come back at the same moment."""

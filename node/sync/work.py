@@ -16,9 +16,12 @@ from aios_node.delta.exchange.effects import (
     DiscardStaged,
     Effect,
     FindStaged,
+    OpenStaged,
     PreparePackage,
     ReadChunk,
     ReleasePackage,
+    Shared,
+    SharePackage,
     StageChunk,
     TransferDone,
 )
@@ -27,7 +30,8 @@ from aios_node.delta.offers import Offer, PackageInfo, Resume
 from aios_node.delta.staging.staging import Staging
 from aios_node.delta.staging.transfer import Transfer
 from aios_node.engine.errors import NoBase
-from aios_node.node.sync.outgoing import OutgoingPackages
+from aios_node.node.sync.gathered import Descriptions, Gathered, Missing
+from aios_node.node.sync.outgoing import Lease, OutgoingPackages
 
 Committer = Callable[[TransferKey, Offer, Path], None]
 
@@ -40,13 +44,19 @@ class _Sending:
 
 @dataclass
 class TransferWork:
-    """One session's transfers. Methods may run on different threads, but never twice for one transfer."""
+    """One session's transfers. Methods may run on different threads, but never twice for one transfer.
+
+    ``gathered`` and ``descriptions`` are shared by all sessions of the node.
+    """
 
     staging: Staging
+    gathered: Gathered
+    descriptions: Descriptions
     packages: OutgoingPackages
     commit: Committer
     on_done: Callable[[TransferDone, float], None]  # with the seconds that the transfer took
     _receiving: dict[int, Transfer] = field(default_factory=dict)
+    _gathering: dict[int, TransferKey] = field(default_factory=dict)
     _sending: dict[int, _Sending] = field(default_factory=dict)
     _began: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -57,6 +67,11 @@ class TransferWork:
             case FindStaged():
                 self._begin("received", effect.key)
                 return self._find(effect)
+            case OpenStaged():
+                self._begin("received", effect.key)
+                return self._enter(effect)
+            case StageChunk() if effect.transfer in self._gathering:
+                self.gathered.write(effect.key, effect.index, effect.data)
             case StageChunk():
                 self._transfer(effect.transfer, effect.key, effect.package).write(effect.index, effect.data)
             case CommitTransfer():
@@ -66,6 +81,9 @@ class TransferWork:
             case PreparePackage():
                 self._begin("sent", effect.key)
                 return self._prepare(effect)
+            case SharePackage():
+                self._begin("sent", effect.key)
+                return self._share(effect)
             case ReadChunk():
                 return os.pread(self._sending[effect.transfer].descriptor, effect.length, effect.offset)
             case ReleasePackage():
@@ -81,9 +99,12 @@ class TransferWork:
         with ExitStack() as stack:
             for transfer in self._receiving.values():
                 stack.callback(transfer.close)
+            for key in self._gathering.values():
+                stack.callback(self.gathered.leave, key)
             for number in list(self._sending):
                 stack.callback(self._release, number)
         self._receiving.clear()
+        self._gathering.clear()
 
     def _begin(self, direction: str, key: TransferKey) -> None:
         self._began.setdefault((direction, key.model, key.version), time.monotonic())
@@ -113,7 +134,21 @@ class TransferWork:
             self._receiving[number] = transfer
         return transfer
 
+    def _enter(self, effect: OpenStaged) -> Missing:
+        missing = self.gathered.enter(effect.key, effect.description)
+        self._gathering[effect.transfer] = effect.key
+        return missing
+
+    def _commit_gathered(self, effect: CommitTransfer) -> None:
+        """The package stays, so that it can be passed on as it came."""
+        package = self.gathered.assemble(effect.key)
+        self.commit(effect.key, effect.offer, package)
+        self.packages.keep(effect.key, effect.codecs, effect.package, package)
+
     def _commit(self, effect: CommitTransfer) -> None:
+        if effect.transfer in self._gathering:
+            self._commit_gathered(effect)
+            return
         transfer = self._transfer(effect.transfer, effect.key, effect.package)
         self.commit(effect.key, effect.offer, transfer.assemble())
         with self._lock:
@@ -121,6 +156,9 @@ class TransferWork:
         transfer.discard()
 
     def _discard(self, effect: DiscardStaged) -> None:
+        if effect.transfer in self._gathering:
+            self.gathered.discard(effect.key)
+            return
         with self._lock:
             transfer = self._receiving.pop(effect.transfer, None)
         if transfer is not None:
@@ -130,6 +168,10 @@ class TransferWork:
 
     def _prepare(self, effect: PreparePackage) -> PackageInfo:
         lease = self.packages.prepare(effect.key, effect.codecs)
+        self._hold(effect, lease)
+        return lease.info
+
+    def _hold(self, effect: PreparePackage | SharePackage, lease: Lease) -> None:
         try:
             descriptor = os.open(lease.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -137,7 +179,24 @@ class TransferWork:
             raise NoBase(f"the package of {effect.key.model} is gone: {error.strerror}") from None
         with self._lock:
             self._sending[effect.transfer] = _Sending(descriptor, lease.release)
-        return lease.info
+
+    def _share(self, effect: SharePackage) -> Shared:
+        """The package that is arriving here; or, where it has come or was never on its way, a whole one."""
+        arriving = effect.arriving
+        path = None if arriving is None else self.gathered.file(effect.key, arriving.package)
+        if arriving is not None and path is not None:
+            self._hold(effect, Lease(path, arriving.package, lambda: None))
+            return Shared(arriving, origin=False)
+        lease = self.packages.prepare(effect.key, effect.codecs)
+        self._hold(effect, lease)
+        try:
+            description = self.descriptions.describe(lease.path, lease.info)
+            if arriving is not None and arriving.root != description.root:
+                raise NoBase(f"the package of {effect.key.model} that was arriving is gone")
+        except BaseException:
+            self._release(effect.transfer)
+            raise
+        return Shared(description, origin=not lease.kept)
 
     def _release(self, number: int) -> None:
         with self._lock:
