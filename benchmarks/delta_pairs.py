@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from aios_node.engine.quant.blocks import QuantizedTensor, Tensor, pack
+from aios_node.engine.quant.blocks import QuantizedTensor, QuantType, Tensor, pack
 from aios_node.engine.quant.ptq import quantize_tensor
 from aios_node.engine.quant.recipe import Settings
 
@@ -113,7 +113,7 @@ def _all_changed(base: Tensor, store: Callable[[Floats], Tensor]) -> Tensor:
 def _stored(precision: str, count: int) -> Callable[[Floats], Tensor]:
     """How weights are stored in a precision; codes keep the scales that the weights have before any update."""
     if precision in CODES:
-        settings = Settings(quant=precision, symmetric=precision == "int8", group_size=GROUP)  # type: ignore[arg-type]
+        settings = Settings(quant=cast("QuantType", precision), symmetric=precision == "int8", group_size=GROUP)
         frozen = quantize_tensor(_weights(count), "float32", settings).tensor
         return lambda weights: quantize_tensor(weights, "float32", settings, frozen=frozen).tensor
     kind = np.dtype(np.float16) if precision == "float16" else np.dtype(ml_dtypes.bfloat16)

@@ -161,78 +161,33 @@ def _fine_tuned(recipe: Recipe) -> Weights:
     trained = [tensor.requires_grad_() for name, tensor in tensors.items() if name.startswith(wanted)]
     encoder = Encoder.assemble(network, tensors)
     optimizer = torch.optim.AdamW(trained, lr=recipe.rate, weight_decay=0.01)
-    pairs, random = _pairs(), np.random.default_rng(SEED)
 
     def vectors(texts: list[str], most: int) -> torch.Tensor:
         batch = tokenizer.pad(tokenizer.token_ids(texts, most), 8)
         return encoder(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))
 
-    for _ in range(STEPS):
-        chosen = [pairs[row] for row in random.choice(len(pairs), BATCH, replace=False)]
+    for chosen in _batches():
         questions = vectors([pair.question for pair in chosen], 32)
         documents = vectors([pair.answer for pair in chosen], 64)
         loss = symmetric_info_nce(questions, documents, torch.zeros(BATCH, BATCH, dtype=torch.bool), 0.05)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
+def _batches() -> Iterator[list[Any]]:
+    pairs, random = _pairs(), np.random.default_rng(SEED)
+    for _ in range(STEPS):
+        yield [pairs[row] for row in random.choice(len(pairs), BATCH, replace=False)]
+
+
 def _from_scratch() -> Iterator[Weights]:
-    """A byte-level language model; forward and backward see the bfloat16 weights, AdamW the float32 ones."""
-    import torch
-    import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+    from scratch_model import train
 
-    text = np.frombuffer("\n\n".join(pair.answer for pair in _pairs()).encode(), np.uint8).astype(np.int64)
-    width, layers, length, batch = 256, 4, 64, 8
-    generator = torch.Generator().manual_seed(SEED)
-    shapes: dict[str, tuple[int, ...]] = {"bytes": (256, width), "places": (length, width), "norm": (width,)}
-    for layer in range(layers):
-        shapes |= {
-            f"layer.{layer}.qkv": (3 * width, width),
-            f"layer.{layer}.out": (width, width),
-            f"layer.{layer}.up": (4 * width, width),
-            f"layer.{layer}.down": (width, 4 * width),
-            f"layer.{layer}.norm1": (width,),
-            f"layer.{layer}.norm2": (width,),
-        }
-    master = {
-        name: (torch.ones(shape) if "norm" in name else torch.randn(shape, generator=generator) * 0.02)
-        for name, shape in shapes.items()
-    }
-    for tensor in master.values():
-        tensor.requires_grad_()
-    total = FIRST + EVERY * CHECKPOINTS
-    optimizer = torch.optim.AdamW(master.values(), lr=1e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    random = np.random.default_rng(SEED)
-
-    def logits(weights: Mapping[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
-        x = weights["bytes"][ids] + weights["places"]
-        for layer in range(layers):
-            own = {part: weights[f"layer.{layer}.{part}"] for part in ("qkv", "out", "up", "down", "norm1", "norm2")}
-            q, k, v = (
-                F.linear(F.rms_norm(x, (width,), own["norm1"]), own["qkv"])
-                .view(len(ids), length, 3, 4, width // 4)
-                .permute(2, 0, 3, 1, 4)
-            )
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
-            x = x + F.linear(mixed, own["out"])
-            x = x + F.linear(F.gelu(F.linear(F.rms_norm(x, (width,), own["norm2"]), own["up"])), own["down"])
-        return F.linear(F.rms_norm(x, (width,), weights["norm"]), weights["bytes"])
-
-    for step in range(1, total + 1):
-        starts = random.integers(0, len(text) - length - 1, batch)
-        rows = torch.from_numpy(np.stack([text[start : start + length + 1] for start in starts]))
-        rounded = {name: tensor.bfloat16().float() for name, tensor in master.items()}
-        loss = F.cross_entropy(logits(rounded, rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step > FIRST and (step - FIRST) % EVERY == 0:
-            yield as_bfloat16({name: tensor.detach().numpy() for name, tensor in master.items()})
+    text = "\n\n".join(pair.answer for pair in _pairs())
+    yield from map(as_bfloat16, train(text.encode(), FIRST, EVERY, CHECKPOINTS))
 
 
 def share_changed(base: Mapping[str, NDArray[Any]], new: Mapping[str, NDArray[Any]]) -> float:
