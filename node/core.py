@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from aios_node.node.discovery.service import Discovery
     from aios_node.node.metrics import Metrics
     from aios_node.node.network_search import NetworkSearch
+    from aios_node.node.privacy import PrivacyBook
     from aios_node.node.sync.service import SyncService
 
 MIB = 1 << 20
@@ -92,6 +93,14 @@ class NodeCore:
     def scratch(self) -> Path:
         """Where jobs keep what they can make again: calibration texts, checkpoints of long work."""
         return self.config.data_dir / "scratch"
+
+    @cached_property
+    def privacy(self) -> PrivacyBook:
+        """What private publications have cost, by table."""
+        from aios_node.node.privacy import PrivacyBook
+
+        with self._lazy:
+            return PrivacyBook(self.config.data_dir / "privacy.json")
 
     @cached_property
     def memory(self) -> MemoryStore:

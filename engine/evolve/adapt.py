@@ -6,7 +6,7 @@ Does not decide whether the result is published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ from aios_node.engine.nets.encoder import Encoder
 from aios_node.engine.nets.sentences import SentenceEncoder
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.tokenizer import FastTokenizer
+
+Finish = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Sequence[str]], dict[str, Tensor]]
+"""(old weights, new weights, names of tensors that were trained, whatever came of it) -> weights to judge and keep"""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,11 @@ def adapt(
     progress: ProgressCallback | None = None,
     *,
     device: str = "cpu",
+    finish: Finish | None = None,
 ) -> AdaptResult:
     """Adapt an encoder to pairs and judge it by held-out ones.
 
+    ``finish`` may change what was learned, for example add noise to it, before it is judged.
     ``files`` are the version's small files (``config.json`` and ``tokenizer.json`` are read). Held-out
     questions are asked of all documents, those learned from included. Raises BadRequest for quantised
     weights, missing files, or too few pairs; whatever ``progress`` raises ends it.
@@ -94,10 +99,15 @@ def adapt(
     network = EncoderConfig.from_bytes(_file(files, "config.json"))
     tokenizer = FastTokenizer.from_bytes(_file(files, "tokenizer.json"))
     exam = _Exam.of(split)
+    weights = dict(weights)  # a lazy mapping reads tensors anew: below, the same object means unchanged
     old = exam.sit(SentenceEncoder(Encoder.build(network, weights, device=device), tokenizer, device))
     trainer = LoRATrainer(weights, network, tokenizer, config, device=device)
     training = trainer.train(split.train, progress)
     merged = trainer.merge()
+    if finish is not None:
+        merged = finish(
+            weights, merged, [name for name in weights if name in merged and merged[name] is not weights[name]]
+        )
     new = exam.sit(SentenceEncoder(Encoder.build(network, merged, device=device), tokenizer, device))
     report = AdaptReport(
         before=score(old.questions, old.documents, exam.answers),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,19 +24,36 @@ def encoder(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     prox_mu: Annotated[float, typer.Option(min=0, help="FedProx: hold weights near the present ones this hard.")] = 0.0,
+    noise: Annotated[
+        float | None, typer.Option("--noise-multiplier", min=0, help="Noise for privacy, in clip norms; 0: none.")
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(min=0, help="As much noise as this epsilon needs.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(min=0, help="L2 norm that the update is shortened to.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, but publish nothing.")] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Adapt an encoder to a memory table (LoRA, contrastive); publish it only if held-out retrieval gets better."""
     args = {"model": model, "table": table, "steps": steps, "seed": seed, "publish": not dry_run, "prox_mu": prox_mu}
+    args |= {"noise_multiplier": noise, "epsilon": epsilon, "clip_norm": clip_norm}
     result = answered(config, "train_encoder", args, as_json)
     if result is None:
         return
     before, after = result["before"], result["after"]
     print(f"held-out questions: {result['questions']}   recall@1 {before['recall_at_1']:.3f} -> "
           f"{after['recall_at_1']:.3f}   MRR {before['mrr']:.3f} -> {after['mrr']:.3f}")  # fmt: skip
+    if "privacy" in result:
+        print(_privacy(result["privacy"]))
     if result["published"]:
         print(f"published {model} {short(result['version'])} in {result['seconds']:.0f} s")
     else:
         print(f"not published: {result['reason']}")
+
+
+def _privacy(told: dict[str, Any]) -> str:
+    length = f"the update was {told['update_norm']:.4g} long"
+    price = f"epsilon {told['epsilon']:.4g} at delta {told['delta']:g}"
+    return (
+        f"noise {told['noise_multiplier']:.4g} x clip norm {told['clip_norm']:.4g} ({length}): {price}, "
+        f"{told['epsilon_table']:.4g} with all publications from this table"
+    )

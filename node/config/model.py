@@ -185,6 +185,15 @@ class JobsSection(Section):
     workers: int = Field(1, ge=1, le=64, description="worker processes for deltas, quantising and training")
 
 
+class PrivacySection(Section):
+    """Noise on what training publishes; docs/privacy.md explains what it protects."""
+
+    noise_multiplier: float = Field(0.0, ge=0, le=1e4, description="noise over clip_norm; 0: none, no privacy")
+    clip_norm: float = Field(1.0, gt=0, le=1e9, description="L2 norm that an update is shortened to")
+    delta: float = Field(1e-5, gt=0, lt=1, description="probability with which epsilon may fail")
+    epsilon_max: float | None = Field(None, gt=0, description="most that one table may cost, all publications together")
+
+
 class LogSection(Section):
     """The log."""
 
@@ -208,6 +217,7 @@ class NodeConfig(Section):
     engine: EngineSection = EngineSection()
     limits: LimitsSection = LimitsSection()
     jobs: JobsSection = JobsSection()
+    privacy: PrivacySection = PrivacySection()
     log: LogSection = LogSection()
     base: Path = Field(Path(), exclude=True)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aios_node.engine.quant.blocks import Tensor
+    from aios_node.node.privacy import PrivacyPlan
 
 Progress = Callable[[float, str], None]
 LEAST_SIMILARITY = 0.9  # mean cosine between old and new vectors: below, stored rows would be lost to new questions
@@ -16,7 +20,7 @@ LEAST_SIMILARITY = 0.9  # mean cosine between old and new vectors: below, stored
 class AdaptJob:
     """``documents``: JSON lines from ``document_line``; ``steps``: None for the measured default.
 
-    ``prox_mu``: how strongly weights are held near the parent's (FedProx).
+    ``prox_mu``: how strongly weights are held near the parent's (FedProx). ``privacy``: noise for what is learned.
     """
 
     base: Path
@@ -26,6 +30,7 @@ class AdaptJob:
     seed: int
     parent: str
     prox_mu: float = 0.0
+    privacy: PrivacyPlan | None = None
 
 
 def document_line(document: Mapping[str, str]) -> bytes:
@@ -36,6 +41,7 @@ def document_line(document: Mapping[str, str]) -> bytes:
 def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     """Train, judge by held-out questions, and write the version where it is better."""
     from aios_node.delta.merge.samples import learned
+    from aios_node.delta.privacy.ledger import RECIPE_KEY
     from aios_node.engine.evolve.adapt import adapt
     from aios_node.engine.evolve.config import LoRAConfig
     from aios_node.engine.evolve.pairs import make_pairs, split_pairs
@@ -49,13 +55,49 @@ def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     files = {name: source.read_file(name) for name in source.files}
     progress(0.0, "measuring")
     with source.weights() as weights:
-        result = adapt(weights, files, split, config, lambda at: progress(at.step / at.steps, f"loss {at.loss:.3f}"))
-        report = _verdict(result.report.to_json())
+        noise = job.privacy and _Noise(job.privacy)
+        result = adapt(
+            weights,
+            files,
+            split,
+            config,
+            lambda at: progress(at.step / at.steps, f"loss {at.loss:.3f}"),
+            finish=noise or None,
+        )
+        report = _verdict(result.report.to_json()) | ({"privacy": noise.told()} if noise else {})
         if report["better"]:
             how = {"method": "lora-merged", **asdict(config), "documents": len(split.train)}
+            if job.privacy:
+                how[RECIPE_KEY] = job.privacy.entry
             recipe = learned(how, source.manifest.recipe, len(split.train))
             write_folder(job.folder, result.weights, files, parents=[job.parent], recipe=recipe, reuse=source)
     return {**report, "questions": len(split.held_out)}
+
+
+class _Noise:
+    """Makes what was learned private, before it is judged. Only trained tensors pass, and no factors of them."""
+
+    def __init__(self, plan: PrivacyPlan) -> None:
+        self._plan, self._length = plan, 0.0
+
+    def __call__(
+        self, old: Mapping[str, Tensor], new: Mapping[str, Tensor], trained: Sequence[str]
+    ) -> dict[str, Tensor]:
+        from aios_node.delta.privacy.differential.mechanism import make_private
+        from aios_node.engine.weights.names import OPTIMIZER
+        from aios_node.engine.weights.network import NetworkWeights
+
+        network = frozenset(NetworkWeights(old))
+        base = {name: tensor for name, tensor in old.items() if name in network or name.startswith(OPTIMIZER)}
+        chosen = network.intersection(trained)
+        target = {name: new[name] if name in chosen else tensor for name, tensor in base.items()}
+        made = make_private(base, target, chosen, self._plan.grid)
+        self._length = made.length
+        return made.weights
+
+    def told(self) -> dict[str, Any]:
+        """For the owner of the data alone: the length of the update before clipping is not private."""
+        return {**self._plan.entry, "update_norm": self._length}
 
 
 def _verdict(report: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aios_node.node.core import NodeCore
+    from aios_node.node.privacy import PrivacyPlan
 
 MIN_DOCUMENTS = 64
 
@@ -28,11 +29,15 @@ class TrainEncoderArgs(Args):
     seed: int = 0
     publish: bool = True
     prox_mu: float = Field(0.0, ge=0, le=1e6)
+    clip_norm: float | None = Field(None, gt=0, le=1e9)
+    noise_multiplier: float | None = Field(None, ge=0, le=1e4)
+    epsilon: float | None = Field(None, gt=0)
 
 
 @operation(
     "train_encoder",
-    "{model, table?, steps?, seed?, publish?, prox_mu?} -> {before, after, questions, published, version, reason}",
+    "{model, table?, steps?, seed?, publish?, prox_mu?, clip_norm?, noise_multiplier?, epsilon?} -> "
+    "{before, after, questions, published, version, reason, privacy?}",
     "admin",
     "weights/{model}",
     long=True,
@@ -42,12 +47,17 @@ def train_encoder(core: NodeCore, args: TrainEncoderArgs, progress: Progress) ->
     core.models.encoder_name(args.model)
     source = core.version(args.model, None)
     table = args.table or core.config.memory.default_table
+    plan = _privacy(core, args, table, source)
     started = time.monotonic()
     with core.store.workspace() as folder, core.store.workspace() as work, core.store.pin(source) as base:
         documents = _write_documents(core, table, work / "documents.jsonl")
-        job = jobs.AdaptJob(base, folder, documents, args.steps, args.seed, source, args.prox_mu)
+        job = jobs.AdaptJob(base, folder, documents, args.steps, args.seed, source, args.prox_mu, plan)
         report = core.workers.run(jobs.adapt_encoder, job, progress=progress)
-        version = core.publish(args.model, folder) if report["better"] and args.publish else None
+        version = None
+        if report["better"] and args.publish:
+            if plan is not None:
+                core.privacy.spend(table, plan.rho)
+            version = core.publish(args.model, folder)
     return {
         "model": args.model,
         "table": table,
@@ -58,6 +68,19 @@ def train_encoder(core: NodeCore, args: TrainEncoderArgs, progress: Progress) ->
         "from": source,
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _privacy(core: NodeCore, args: TrainEncoderArgs, table: str, source: str) -> PrivacyPlan | None:
+    """Noise as the configuration and the arguments ask for it; refused before anything is trained."""
+    from aios_node.node.privacy import plan_release, spent_by
+
+    if args.epsilon is not None and args.noise_multiplier is not None:
+        raise BadRequest("epsilon and noise_multiplier say the same in two ways: give one of them")
+    said = {"clip_norm": args.clip_norm, "noise_multiplier": args.noise_multiplier}
+    changes = {name: value for name, value in said.items() if value is not None}
+    settings = core.config.privacy.model_copy(update=changes)
+    before = spent_by(core.store, source)
+    return plan_release(settings, core.privacy, table, before, epsilon=args.epsilon)
 
 
 def _write_documents(core: NodeCore, table: str, path: Path) -> Path:

@@ -69,18 +69,20 @@ def clip(update: NDArray[np.floating], grid: Grid) -> NDArray[np.int64]:
     Rounds towards zero, which never makes it longer, and checks the exact sum of squares of what came out. Raises
     BadWeights for NaN and infinity: they have no norm.
     """
-    from aios_node.delta.privacy.differential.kernels import sum_of_squares
+    from aios_node.delta.privacy.differential.kernels import largest, squared_length, to_steps
 
-    values = np.ascontiguousarray(update, np.float64)
-    largest = float(np.abs(values).max(initial=0.0))
-    if not math.isfinite(largest):
+    values = np.ascontiguousarray(update, np.float64).reshape(-1)
+    unit = largest(values)  # so that no square overflows or vanishes
+    if not math.isfinite(unit):
         raise BadWeights("an update with NaN or infinity cannot be clipped: it has no length")
-    scaled = np.divide(values, largest or 1.0).reshape(-1)  # so that no square overflows or vanishes
-    length = math.sqrt(float(np.dot(scaled, scaled)))
-    factor = min(largest / grid.step, grid.norm / length) if length else 0.0
-    while True:
-        steps = np.multiply(scaled, factor).astype(np.int64)
-        high, low = (int(part) for part in sum_of_squares(steps))
-        if (high << 32) + low <= grid.norm**2:
-            return steps.reshape(values.shape)
-        factor *= _SMALLER
+    steps = np.zeros(values.shape, np.int64)
+    if unit:
+        factor = min(unit / grid.step, grid.norm / math.sqrt(squared_length(values, unit)))
+        while _too_long(to_steps(values, unit, factor, steps), grid.norm):
+            factor *= _SMALLER
+    return steps.reshape(update.shape)
+
+
+def _too_long(squares: tuple[np.uint64, np.uint64], norm: int) -> bool:
+    high, low = (int(part) for part in squares)
+    return (high << 32) + low > norm**2

@@ -1,4 +1,4 @@
-"""Compiled loops of noise and clipping. Whole numbers only: nothing here rounds.
+"""Compiled loops of noise and clipping. What leaves a node passes as whole numbers.
 
 The sampler is Canonne, Kamath and Steinke, "The Discrete Gaussian for Differential Privacy" (2020), algorithms 1 to 3,
 for a standard deviation of ``2**bits``. With such a one every fraction in it has a power of two below, so that a
@@ -107,14 +107,40 @@ def gaussians(words: Words, reserve: int, bits: int, out: NDArray[np.int64]) -> 
 
 
 @exact_kernel
-def sum_of_squares(values: NDArray[np.int64]) -> tuple[np.uint64, np.uint64]:
-    """(high, low) with high * 2**32 + low the exact sum of squares of values below 2**32 in size.
+def largest(values: NDArray[np.float64]) -> float:
+    """The largest size among the values; NaN if there is one."""
+    found = 0.0
+    for value in values:
+        size = abs(value)
+        if not size <= found:
+            if np.isnan(size):
+                return np.nan
+            found = size
+    return found
 
-    Exact for up to 2**31 values.
+
+@exact_kernel
+def squared_length(values: NDArray[np.float64], unit: float) -> float:
+    """Sum of squares of the values in units of ``unit``."""
+    total = 0.0
+    for value in values:
+        total += (value / unit) ** 2
+    return total
+
+
+@exact_kernel
+def to_steps(
+    values: NDArray[np.float64], unit: float, factor: float, out: NDArray[np.int64]
+) -> tuple[np.uint64, np.uint64]:
+    """Write ``value / unit * factor``, rounded towards zero; returns the exact sum of squares of what was written.
+
+    It is (high, low), meaning high * 2**32 + low: exact for up to 2**31 numbers below 2**32 in size.
     """
     high, low = np.uint64(0), np.uint64(0)
-    for value in values:
-        size = np.uint64(abs(value))
+    for index in range(len(values)):
+        steps = np.int64(values[index] / unit * factor)
+        out[index] = steps
+        size = np.uint64(abs(steps))
         square = size * size
         high += square >> np.uint64(32)
         low += square & np.uint64(0xFFFF_FFFF)
