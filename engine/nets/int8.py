@@ -27,6 +27,9 @@ from aios_node.engine.nets.linear import LayerNorm
 
 Floats = NDArray[np.float32]
 
+SHORT = 12
+"""Texts of at most so many tokens, none of them padding, take a way of their own through attention."""
+
 _log = logging.getLogger(__name__)
 _own = threading.local()
 
@@ -112,17 +115,27 @@ class Int8Block:
         batch, length, width = x.shape
         rows = x.reshape(batch * length, width).numpy()
         attended = self._attention(Rows.of(rows), batch, mask)
-        rows = _add_norm(self.output, Rows.of(attended), rows, self.attention_norm)
+        rows = _add_norm(self.output, attended, rows, self.attention_norm)
         rows = _add_norm(self.down, self._inner(Rows.of(rows)), rows, self.output_norm)
         return torch.from_numpy(rows).view(batch, length, width)
 
-    def _attention(self, rows: Rows, batch: int, mask: torch.Tensor | None) -> Floats:
+    def _attention(self, rows: Rows, batch: int, mask: torch.Tensor | None) -> Rows:
+        if mask is None and len(rows.codes) <= SHORT * batch:
+            return self._short_attention(rows, batch)
         mixed = torch.from_numpy(self.joined.floats(rows))
         width = mixed.shape[1] // 3
         query, key, value = mixed.view(batch, -1, 3, self.heads, width // self.heads).transpose(1, 3).unbind(2)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        result: Floats = attended.transpose(1, 2).reshape(-1, width).numpy()
-        return result
+        return Rows.of(attended.transpose(1, 2).reshape(-1, width).numpy())
+
+    def _short_attention(self, rows: Rows, batch: int) -> Rows:
+        """The same in one compiled loop, for texts of a few tokens, where calling torch costs more than computing."""
+        joined, products = self.joined, self.joined.products(rows)
+        out = Rows.empty((len(products), products.shape[1] // 3))
+        parts = (rows.scales, rows.offsets, joined.scales, joined.sums, joined.bias)
+        length = len(products) // max(1, batch)
+        _kernels().attend(products, *parts, self.heads, length, out.codes, out.scales, out.offsets)
+        return out
 
     def _inner(self, rows: Rows) -> Rows:
         """The perceptron's hidden layer after its activation."""

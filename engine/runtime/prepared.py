@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from aios_node.engine.nets.int8 import Int8Block, Int8Linear
+from aios_node.engine.nets.int8 import SHORT, Int8Block, Int8Linear
 from aios_node.engine.nets.linear import LayerNorm
 from aios_node.engine.nets.measured import batch_timings
 from aios_node.engine.nets.modes import Timings, automatic
@@ -41,7 +41,8 @@ def compile_loops() -> None:
     )
     norm = LayerNorm(torch.ones(width), torch.zeros(width), 1e-6)
     block = Int8Block(Int8Linear.joined([narrow] * 3), narrow, norm, wide, "gelu", back, norm, heads=2)
-    block(torch.linspace(-1, 1, 4 * width).view(1, 4, width), None)
+    for length in (SHORT, SHORT + 1):  # both ways through attention
+        block(torch.linspace(-1, 1, length * width).view(1, length, width), None)
 
 
 class Preparation:

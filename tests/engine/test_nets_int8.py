@@ -103,6 +103,32 @@ def test_layer_norm_after_a_product_is_layer_norm() -> None:
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 5), (3, int8.SHORT)])
+@pytest.mark.parametrize("loud", [1.0, 30.0])
+def test_short_texts_attend_as_all_others(
+    batch: int, length: int, loud: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large values make one share 1 and all others 0, as a softmax without care would overflow on."""
+    joined = Int8Linear.of(loud * numbers(96, 32) / 6, numbers(96))
+    square, norm = Int8Linear.of(numbers(32, 32), numbers(32)), int8.LayerNorm(numbers(32), numbers(32), 1e-5)
+    block = int8.Int8Block(joined, square, norm, square, "gelu", square, norm, heads=4)
+    rows = Rows.of(numbers(batch * length, 32).numpy())
+    found = block._attention(rows, batch, None)
+    monkeypatch.setattr(int8, "SHORT", 0)
+    expected = block._attention(rows, batch, None)
+    back = [one.codes * one.scales[:, None] + one.offsets[:, None] for one in (found, expected)]
+    assert np.abs(back[0] - back[1]).max() < 1.01 * expected.scales.max() + 1e-4
+
+
+def test_short_texts_that_are_not_finite_stay_so() -> None:
+    joined = Int8Linear.of(numbers(96, 32), numbers(96))
+    square, norm = Int8Linear.of(numbers(32, 32), numbers(32)), int8.LayerNorm(numbers(32), numbers(32), 1e-5)
+    block = int8.Int8Block(joined, square, norm, square, "gelu", square, norm, heads=4)
+    x = numbers(3, 32)
+    x[1, 4] = float("nan")
+    assert not np.isfinite(block._attention(Rows.of(x.numpy()), 1, None).scales).any()
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
 def test_an_8_bit_encoder_is_near_its_weights(
     tiny_weights: Callable[[int], dict[str, Any]], tiny_files: dict[str, bytes], activation: str

@@ -109,11 +109,12 @@ def test_a_tiny_block_needs_every_loop_of_a_real_one(
     """After it, encoding compiles nothing more: no loop has met arguments of another kind."""
     from aios_node.engine.nets import int8_kernels
 
-    loops = [int8_kernels.quantise, int8_kernels.rescale, int8_kernels.gelu_quantise, int8_kernels.add_norm]
+    names = ("quantise", "rescale", "gelu_quantise", "add_norm", "attend")
+    loops = [getattr(int8_kernels, name) for name in names]
     compile_loops()
     known = [len(loop.signatures) for loop in loops]
     assert min(known) > 0
     with ArrowEngine.open(versions[0], device="cpu", mode="int8") as engine:
-        engine.encode(["some text", "another one, and longer"])
+        engine.encode(["some text", "another one, and longer", "word " * 30])
         engine.encode(["alone"])
     assert [len(loop.signatures) for loop in loops] == known
