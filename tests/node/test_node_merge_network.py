@@ -11,7 +11,7 @@ import pytest
 from in_memory_nodes import befriend, commit, nodes, quiet, visit
 
 from aios_node.node.core import NodeCore
-from aios_node.node.demo.processes import DemoNode, wait_until
+from aios_node.node.demo.processes import DemoFailed, DemoNode, wait_until
 from aios_node.node.derive import follow, outdated
 from aios_node.node.merging import Way, meeting, merge_heads
 from aios_node.node.operations import run_operation
@@ -110,6 +110,8 @@ def test_running_nodes_merge_by_themselves(make_node, weights_file) -> None:  # 
         assert shown["recipe"]["base"] == first
         assert any(tensor["name"].startswith("aios.optimizer/") for tensor in shown["tensors"])
         first = shown["version"]
+    with pytest.raises(DemoFailed, match="has not diverged"):
+        alpha.call("model", "merge", "m")
 
 
 def train(node: DemoNode, file: Path) -> str:
