@@ -176,7 +176,7 @@ class LimitsSection(Section):
     streams: int = Field(64, ge=1, description="calls served at once")
     streams_per_identity: int = Field(16, ge=1, description="calls served at once for one caller")
     idle_timeout_s: Seconds = Field(60.0, description="a transfer without progress for this long is given up")
-    bandwidth_mbit: float = Field(0.0, ge=0, description="cap on what sync sends, per peer; 0: none")
+    bandwidth_mbit: float = Field(0.0, ge=0, description="cap on what sync sends, and on what it takes, over all peers; 0: none")
 
 
 class JobsSection(Section):
