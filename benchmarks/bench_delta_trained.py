@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from delta_measure import FLOOR, OURS, Sizes, sizes
+from delta_measure import FLOOR, OURS, Sizes, encoded, sizes
 from delta_pairs import CODES
 from delta_rivals import PATCH3, PULSE, Z4AI, Rival, rivals, versions
-from trained_pairs import RECIPES, checkpoints
-from trained_versions import PRECISIONS, pair
+from trained_pairs import RECIPES, Recipe, checkpoints
+from trained_versions import PRECISIONS, factored, pair
 
 _PLANES = ("XOR planes + zstd 3", "ordered difference, classes + raw bits")
 _COLUMNS = ("pair", "changed", "ours", "ours without lists", "ours over everything", FLOOR)
@@ -40,6 +40,9 @@ def run() -> dict[str, object]:
             figures |= _targets(name, precision, found)
         if measured:
             figures[f"{precision}: raw bytes of the changed tensors over coded bytes"] = _table(measured, others)
+    for recipe in RECIPES:
+        if recipe.kind == "lora" and recipe.name in wanted:
+            figures |= _factored(recipe)
     if SCRATCH in wanted:
         figures |= _scratch(others)
     figures["bytes beyond 0.1 % and 64 over the smaller plain coding"] = {"value": worst, "target": "0"}
@@ -51,6 +54,21 @@ def _measured(precision: str, wanted: Sequence[str], others: list[Rival]) -> Ite
         if recipe.name in wanted:
             print(f"   {recipe.name} {precision}", flush=True)
             yield recipe.name, sizes(*pair(recipe, precision), others)
+
+
+def _factored(recipe: Recipe) -> dict[str, Any]:
+    """The recipe is known: its factors travel, and the receiver makes the merged tensors again."""
+    figures: dict[str, Any] = {}
+    for precision, target in (("float32", ">= 30"), ("bfloat16", "")):
+        base, merged = factored(recipe, precision)
+        dense = {name: tensor for name, tensor in merged.items() if name in base}
+        made, plain = len(encoded(base, merged)), len(encoded(base, dense))
+        raw = sum(tensor.nbytes for name, tensor in dense.items() if tensor is not base[name])
+        name = f"{precision}.{recipe.name}, factors"
+        figures[f"{name}.size"] = {"value": made, "unit": "bytes"}
+        figures[f"{name}.times smaller than the dense delta"] = _figure(plain / made, target)
+        figures[f"{name}.times smaller than the merged tensors"] = _figure(raw / made, "")
+    return figures
 
 
 def _scratch(others: list[Rival]) -> dict[str, Any]:

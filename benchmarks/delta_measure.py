@@ -53,7 +53,7 @@ class BrokenCodec(Exception):
 def sizes(base: Mapping[str, Tensor], target: Mapping[str, Tensor], others: list[Rival]) -> Sizes:
     """Encode a pair with ours and all others. Raises BrokenCodec where a round trip fails."""
     old, new = changed_parts(parts_of(base), parts_of(target))
-    blob = _ours(base, target)
+    blob = encoded(base, target)
     coded = {OURS: len(blob)}
     for rival in others:
         if new and rival.takes(new):
@@ -69,7 +69,8 @@ def sizes(base: Mapping[str, Tensor], target: Mapping[str, Tensor], others: list
     )
 
 
-def _ours(base: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bytes:
+def encoded(base: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bytes:
+    """Our delta. Raises BrokenCodec where applying it gives something else."""
     blob = delta.encode(base, target)
     found = delta.apply(base, blob)
     if any(_differs(found[name], target[name]) for name in target):

@@ -22,6 +22,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from aios_node.engine.weights.names import FACTORS
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "delta-pairs"
 MODEL = ROOT / ".cache" / "minilm"
@@ -71,13 +73,13 @@ def base_weights() -> Weights:
 
 
 def tuned(recipe: Recipe) -> tuple[Weights, Weights]:
-    """The float32 tensors that a fine-tuning changed, as they are then; and the factors of a LoRA run."""
+    """The float32 tensors that a fine-tuning changed, as they are then; and the factors of a LoRA run, bfloat16."""
     path = CACHE / f"{recipe.name}.npz"
     if not path.is_file():
         _make(recipe, path)
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    factors = {name: array for name, array in arrays.items() if name.startswith("factor:")}
+    factors = {name: array.view(ml_dtypes.bfloat16) for name, array in arrays.items() if name.startswith(FACTORS)}
     return {name: array for name, array in arrays.items() if name not in factors}, factors
 
 
@@ -101,8 +103,9 @@ def as_bfloat16(weights: Mapping[str, NDArray[Any]]) -> Weights:
 
 def _make(recipe: Recipe, path: Path) -> None:
     base = base_weights()
-    new, factors = _lora(recipe) if recipe.kind == "lora" else (_fine_tuned(recipe), {})
-    changed = {name: array for name, array in new.items() if not np.array_equal(array, base[name])}
+    new = _lora(recipe) if recipe.kind == "lora" else _fine_tuned(recipe)
+    changed = {name: array for name, array in new.items() if name in base and not np.array_equal(array, base[name])}
+    factors = {name: array.view(np.uint16) for name, array in new.items() if name.startswith(FACTORS)}
     _save(path, {**changed, **factors})
 
 
@@ -121,8 +124,8 @@ def _pairs() -> Any:
     return make_pairs([Document(each.name, each.text) for each in documents])
 
 
-def _lora(recipe: Recipe) -> tuple[Weights, Weights]:
-    """The project's own trainer; the merge is the project's own, too."""
+def _lora(recipe: Recipe) -> Weights:
+    """The project's own trainer and merge, which keeps the factors beside the tensors."""
     from aios_node.engine.evolve.config import LoRAConfig
     from aios_node.engine.evolve.train import LoRATrainer
     from aios_node.engine.nets.config import EncoderConfig
@@ -135,12 +138,7 @@ def _lora(recipe: Recipe) -> tuple[Weights, Weights]:
     tokenizer = FastTokenizer.from_bytes(source.files["tokenizer.json"])
     trainer = LoRATrainer(source.weights, network, tokenizer, config)
     trainer.train(_pairs())
-    factors: Weights = {}
-    for name, adapter in trainer._adapters._adapters.items():
-        factors[f"factor:{name}.down"] = adapter.down.detach().numpy()
-        factors[f"factor:{name}.up"] = adapter.up.detach().numpy()
-        factors[f"factor:{name}.scale"] = np.float64(adapter.scale)
-    return {name: np.asarray(tensor) for name, tensor in trainer.merge().items()}, factors
+    return {name: np.asarray(tensor) for name, tensor in trainer.merge().items()}
 
 
 def _fine_tuned(recipe: Recipe) -> Weights:

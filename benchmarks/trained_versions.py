@@ -21,6 +21,7 @@ from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.quant.ptq import ArrowQuantizer
 from aios_node.engine.quant.recipe import preset
 from aios_node.engine.weights.folder import read_folder, write_folder
+from aios_node.engine.weights.lowrank import read_factors
 
 PRECISIONS = ("bfloat16", "float32", *CODES)
 
@@ -36,6 +37,18 @@ def pair(recipe: Recipe, precision: str) -> tuple[Model, Model]:
     if precision == "bfloat16":
         base, changed = as_bfloat16(base), as_bfloat16(changed)
     return base, {**base, **changed}
+
+
+def factored(recipe: Recipe, precision: str) -> tuple[Model, Model]:
+    """A LoRA pair as a node keeps it: the factors lie beside the merged tensors. ``precision``: a float's."""
+    base = base_weights() if precision == "float32" else as_bfloat16(base_weights())
+    _, stored = tuned(recipe)
+    target: dict[str, Tensor] = dict(base)
+    for name, tensor in base.items():
+        factors = read_factors(stored, name)
+        if factors is not None:
+            target |= {name: factors.add(tensor.ravel()).reshape(tensor.shape), **factors.stored(name)}
+    return base, target
 
 
 def _quantised(
