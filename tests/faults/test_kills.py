@@ -13,7 +13,7 @@ from campaign import Campaign, Tally
 from kill_points import Phase
 from report import asked_for, keep
 
-CAMPAIGNS = 10
+CAMPAIGNS = 20
 KILLS = asked_for("FAULTS_KILLS", 1000)
 
 
@@ -39,6 +39,7 @@ def test_nodes_killed_in_every_phase_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(CAMPAIGNS))
 def test_a_thousand_kills(tmp_path: Path, seed: int) -> None:
     kills = -(-KILLS // CAMPAIGNS)

@@ -34,6 +34,7 @@ def test_nodes_agree_whatever_happens_to_messages(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("number", range(NETWORKS))
 def test_two_hundred_seeds(tmp_path: Path, number: int) -> None:
     each = -(-SEEDS // NETWORKS)

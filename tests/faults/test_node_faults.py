@@ -7,12 +7,15 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+from audit import books
 from safetensors.numpy import save_file
 
 from aios_node.node.demo.processes import DemoFailed, DemoNode, wait_until
@@ -97,6 +100,35 @@ def test_a_killed_sync_goes_on_where_it_stopped(
             assert done[-1]["resumed_bytes"] + done[-1]["bytes"] <= 12_100_000
         assert receiver.call("model", "validate", "m")["hash_ok"]
     assert resumed > 0, "no kill hit a transfer that had something staged"
+
+
+def workers(node: DemoNode) -> list[psutil.Process]:
+    """The processes that encode for a node."""
+    children = psutil.Process(node.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.faults
+def test_a_worker_killed_while_it_encodes_costs_one_attempt(pair: tuple[DemoNode, DemoNode], tmp_path: Path) -> None:
+    sender, receiver = pair
+    sender.start()
+    receiver.start()
+    receiver.call("peers", "add", sender.uri)
+    outgoing, store = sender.folder / "data" / "outgoing", receiver.folder / "data" / "store"
+    killed: set[int] = set()
+    for number in range(3):
+        source = noise(tmp_path / f"{number}.safetensors", number)
+        before = books(store)[1].get("m")
+        importing = ThreadPoolExecutor(1).submit(sender.call, "model", "import", str(source), "--name", "m")
+        while not killed and books(store)[1].get("m") == before:
+            if any(not (package.parent / "info.json").exists() for package in outgoing.glob("*/package")):
+                for worker in workers(sender):
+                    worker.kill()
+                    killed.add(worker.pid)
+        version = importing.result()["version"]
+        wait_until("the version arriving", lambda version=version: books(store)[1].get("m") == version, PATIENCE_S)  # type: ignore[misc]
+        assert receiver.call("model", "validate", "m")["hash_ok"]
+    assert killed, "no package was ever seen half-written"
 
 
 @pytest.mark.faults

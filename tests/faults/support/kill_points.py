@@ -35,8 +35,8 @@ class Point(Enum):
 
     ENCODE_BEGIN = (Phase.ENCODE, 1, "nothing is written")
     ENCODE_PROGRESS = (Phase.ENCODE, 2, "part of the package is written")
-    ENCODE_BUILT = (Phase.ENCODE, 1, "the package is whole, under no name yet")
-    ENCODE_NAMED = (Phase.ENCODE, 1, "under its name, not in the books of the cache")
+    ENCODE_BUILT = (Phase.ENCODE, 1, "the package is whole")
+    ENCODE_NAMED = (Phase.ENCODE, 1, "whole, and about to be described for the cache")
     SEND_READ = (Phase.SEND, 60, "a chunk is about to be read")
     SEND_CHUNK = (Phase.SEND, 60, "a chunk is read, not on the stream")
     SEND_SENT = (Phase.SEND, 60, "a chunk is on the stream")
