@@ -20,7 +20,8 @@ import numpy as np
 import zstandard
 from delta_memory import DENSITY, SIDES
 from delta_pairs import CODES, FLOATS, synthetic
-from delta_rivals import Rival, changed_parts, parts_of, rivals, versions
+from delta_parts import changed_parts, parts_of
+from delta_rivals import Rival, rivals, versions
 
 from aios_node import delta
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from delta_floors import floor_bytes
 from delta_pairs import numbers
-from delta_rivals import Part, Parts, Rival, changed_parts, parts_of, xor_planes
+from delta_parts import Part, Parts, changed_parts, parts_of
+from delta_rivals import Rival, xor_planes
 
 from aios_node import delta
 from aios_node.delta.codec.diff import MAGIC

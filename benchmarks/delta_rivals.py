@@ -20,48 +20,18 @@ import numpy as np
 import pulse_format
 import pulse_patch
 import zstandard
+from bit_classes import bit_lengths, from_low_bits, low_bits
+from delta_parts import Bytes, Part, Parts
 from numpy.typing import NDArray
 
 from aios_node.delta.codec import planes
-from aios_node.engine.quant.blocks import BITS, QuantizedTensor, Tensor, dtype_name
-from aios_node.engine.quant.packing import pack, unpack
-from aios_node.engine.weights.stored import stored_parts
 
-Bytes = NDArray[np.uint8]
 PULSE = "PULSE, flat"
 PATCH3 = "PULSE patch 3, exponent classes"
 Z4AI = "z4ai"
 XDELTA_MOST = 12 * 2**20
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One array of a tensor as it is stored. ``bits``: of a packed code, 0 for everything else."""
-
-    data: Bytes
-    width: int
-    dtype: str  # float32, ..., or bytes
-    columns: int
-    bits: int = 0
-
-    @property
-    def words(self) -> NDArray[Any]:
-        """The numbers as unsigned integers, codes unpacked, [rows, columns] where that divides."""
-        if self.bits:
-            numbers = unpack(self.data, self.bits, self.data.size * 8 // self.bits).view(np.uint8)
-        else:
-            numbers = self.data.view(f"u{self.width}")
-        return numbers.reshape(-1, self.columns) if numbers.size % self.columns == 0 else numbers
-
-    def again(self, words: NDArray[Any]) -> Bytes:
-        """The inverse of ``words``: bytes as stored."""
-        flat = np.ascontiguousarray(words).reshape(-1)
-        if self.bits:
-            return pack(flat.view(np.int8) if self.bits == 8 else flat, self.bits)
-        return flat.view(np.uint8)
-
-
-Parts = Mapping[str, Part]
 Words = Mapping[str, NDArray[Any]]
 
 
@@ -81,32 +51,6 @@ class Rival:
     def takes(self, parts: Parts) -> bool:
         """Whether it is measured on these parts."""
         return all(map(self.fits, parts.values())) and sum(part.data.size for part in parts.values()) <= self.most
-
-
-def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, Part]:
-    """Every array of some tensors by name."""
-    return {key: part for name, tensor in tensors.items() for key, part in _parts(name, tensor)}
-
-
-def _parts(name: str, tensor: Tensor) -> list[tuple[str, Part]]:
-    stored = stored_parts(tensor)
-    columns = int(np.prod(tensor.shape[1:])) if len(tensor.shape) > 1 else 1
-    if not isinstance(tensor, QuantizedTensor):
-        width = tensor.dtype.itemsize
-        return [(name, Part(stored[0], width, dtype_name(tensor), columns))]
-    codes = (f"{name}.codes", Part(stored[0], 1, "bytes", columns, BITS[tensor.quant_type]))
-    if tensor.compact is None:
-        kinds = [("scales", 4, "float32"), ("zero_points", 4, "float32")]
-    else:
-        kinds = [("steps", 2, "float16"), ("scale_codes", 1, "bytes"), ("zero_codes", 1, "bytes")]
-    rest = zip(kinds, stored[1:], strict=True)
-    return [codes, *((f"{name}.{kind}", Part(data, width, dtype, 1)) for (kind, width, dtype), data in rest)]
-
-
-def changed_parts(base: Parts, target: Parts) -> tuple[dict[str, Part], dict[str, Part]]:
-    """Both sides of the parts that differ."""
-    names = [name for name in target if not np.array_equal(base[name].data, target[name].data)]
-    return {name: base[name] for name in names}, {name: target[name] for name in names}
 
 
 def _each(
@@ -167,14 +111,14 @@ def difference_classes() -> Rival:
 
     def encode(old: Part, new: Part) -> bytes:
         folded = planes.difference(_ordered(new), _ordered(old)).astype(np.uint64)
-        lengths = _bit_lengths(folded)
+        lengths = bit_lengths(folded)
         coded = _squeeze(lengths, 3)
-        return len(coded).to_bytes(4, "little") + coded + _low_bits(folded, lengths).tobytes()
+        return len(coded).to_bytes(4, "little") + coded + low_bits(folded, lengths).tobytes()
 
     def decode(old: Part, data: bytes) -> Bytes:
         end = 4 + int.from_bytes(data[:4], "little")
         lengths = _expand(data[4:end])
-        folded = _from_low_bits(np.frombuffer(data, np.uint8, offset=end), lengths)
+        folded = from_low_bits(np.frombuffer(data, np.uint8, offset=end), lengths)
         restored = planes.undo_difference(folded.astype(f"u{old.width}"), _ordered(old))
         return (planes.unordered(restored) if old.dtype != "bytes" else restored).view(np.uint8)
 
@@ -309,35 +253,3 @@ def _expand(data: bytes) -> Bytes:
 def _ordered(part: Part) -> NDArray[Any]:
     words = planes.as_words(part.data, part.width)
     return words if part.dtype == "bytes" else planes.ordered(words)
-
-
-def _bit_lengths(values: NDArray[np.uint64]) -> Bytes:
-    """Bits that each value needs, 0 for 0."""
-    lengths = np.zeros(values.size, np.uint8)
-    left = values.copy()
-    for step in (32, 16, 8, 4, 2, 1):
-        high = left >= np.uint64(1 << step)
-        lengths[high] += np.uint8(step)
-        left[high] >>= np.uint64(step)
-    return lengths + (left > 0)
-
-
-def _low_bits(values: NDArray[np.uint64], lengths: Bytes) -> Bytes:
-    """All bits below the highest one of each value, packed: bit planes, lowest first."""
-    flags = [
-        ((values[lengths > bit + 1] >> np.uint64(bit)) & np.uint64(1)).astype(np.uint8)
-        for bit in range(int(lengths.max(initial=0)) - 1)
-    ]
-    return np.packbits(np.concatenate(flags)) if flags else np.empty(0, np.uint8)
-
-
-def _from_low_bits(packed: Bytes, lengths: Bytes) -> NDArray[np.uint64]:
-    values = np.where(
-        lengths > 0, np.uint64(1) << np.maximum(lengths, 1).astype(np.uint64) - np.uint64(1), np.uint64(0)
-    )
-    bits, at = np.unpackbits(packed), 0
-    for bit in range(int(lengths.max(initial=0)) - 1):
-        mine = np.flatnonzero(lengths > bit + 1)
-        values[mine] |= bits[at : at + mine.size].astype(np.uint64) << np.uint64(bit)
-        at += mine.size
-    return values
