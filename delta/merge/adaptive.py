@@ -35,6 +35,7 @@ class _Adaptive:
 
     state: ClassVar[tuple[str, ...]] = (FIRST, SECOND)
     keeps_agreement: ClassVar[bool] = False
+    robust: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_range("learning_rate", self.learning_rate, 0, math.inf, above=True)

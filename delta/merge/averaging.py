@@ -41,6 +41,7 @@ class FedAvg:
     name: ClassVar[str] = "fedavg"
     state: ClassVar[tuple[str, ...]] = ()
     keeps_agreement: ClassVar[bool] = True
+    robust: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choice("weighting", self.weighting, WEIGHTINGS)

@@ -54,6 +54,7 @@ class Krum:
     name: ClassVar[str] = "krum"
     state: ClassVar[tuple[str, ...]] = ()
     keeps_agreement: ClassVar[bool] = True
+    robust: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("faulty", self.faulty, 0, 30)
@@ -87,6 +88,7 @@ class MultiKrum:
     name: ClassVar[str] = "multi_krum"
     state: ClassVar[tuple[str, ...]] = ()
     keeps_agreement: ClassVar[bool] = True
+    robust: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("faulty", self.faulty, 0, 30)

@@ -29,6 +29,7 @@ class DiLoCo:
     name: ClassVar[str] = "diloco"
     state: ClassVar[tuple[str, ...]] = (MOMENTUM,)
     keeps_agreement: ClassVar[bool] = False
+    robust: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_range("learning_rate", self.learning_rate, 0, math.inf, above=True)

@@ -45,6 +45,7 @@ class TrimmedMean:
     name: ClassVar[str] = "trimmed_mean"
     state: ClassVar[tuple[str, ...]] = ()
     keeps_agreement: ClassVar[bool] = True
+    robust: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("faulty", self.faulty, 0, 31)
@@ -76,6 +77,7 @@ class Median:
     name: ClassVar[str] = "median"
     state: ClassVar[tuple[str, ...]] = ()
     keeps_agreement: ClassVar[bool] = True
+    robust: ClassVar[bool] = True
 
     @property
     def least(self) -> int:

@@ -1,38 +1,12 @@
-"""float64 to a tensor's dtype, rounded once to the nearest value, ties to even, the same on every processor.
-
-Casts to float16 and bfloat16 go by way of float32 in some libraries and processors, which rounds twice: a number just
-above the middle between two bfloat16 values first becomes the middle, then the wrong neighbour. Here the way over
-float32 keeps a sticky last bit (rounding to odd, Boldo and Melquiond 2008), after which the second rounding is right.
-"""
+"""Which dtypes are merged by arithmetic, and how results are rounded to them: once, the same on every processor."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
+from aios_node.engine.quant.rounding import rounded
 
-from aios_node.delta.merge.strategy import Floats
-from aios_node.engine.quant.dtypes import dtype_of
+__all__ = ["MERGED_DTYPES", "rounded"]
 
-MERGED_DTYPES = ("float32", "float16", "bfloat16", "float64")
+MERGED_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes whose tensors are merged; all others must be the same in all heads."""
-
-
-def rounded(values: Floats, dtype: str) -> NDArray[Any]:
-    """The nearest values of one of MERGED_DTYPES; infinite where a number is too large."""
-    kind = dtype_of(dtype)
-    if dtype == "float64":
-        return values
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32) if dtype == "float32" else to_odd(values).astype(kind)
-
-
-def to_odd(values: Floats) -> NDArray[np.float32]:
-    """float32 next to each number towards zero, with its last bit set where that is not the number itself."""
-    near = values.astype(np.float32)
-    exact = near.astype(np.float64)
-    bits = near.view(np.uint32)
-    away = np.abs(exact) > np.abs(values)
-    odd = (bits - away.astype(np.uint32)) | np.uint32(1)
-    return np.where(exact == values, bits, odd).astype(np.uint32).view(np.float32)

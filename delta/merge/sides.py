@@ -5,6 +5,7 @@ Knows tensors and hashes; knows nothing about strategies or files.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,17 +43,30 @@ class Side:
         return tuple(name for name in sorted(self.weights) if not is_beside_network(name))
 
 
-def check_sides(base: Side, heads: Sequence[Side]) -> None:
-    """Raises BadRequest unless all have the same tensors of the same shapes and dtypes, none of them quantised,
-    and agree on those that cannot be averaged (integers and such)."""
-    for head in heads:
-        if head.network != base.network:
-            odd = sorted(set(head.network) ^ set(base.network))[0]
-            raise BadRequest(
-                f"tensor {odd!r} is not in all of the versions to be merged: {short(head.version)} differs"
-            )
-    for name in base.network:
-        _check_tensor(name, base, heads)
+def misfit(base: Side, head: Side) -> str | None:
+    """Why a head cannot be merged with others that have the base's tensors: a sentence for people, or None."""
+    if head.network != base.network:
+        odd = sorted(set(head.network) ^ set(base.network))[0]
+        return f"tensor {odd!r} is not in all of the versions to be merged: {short(head.version)} differs"
+    return next((problem for name in base.network if (problem := _problem(name, base, head)) is not None), None)
+
+
+def agreed(base: Side, heads: Sequence[Side], name: str, *, majority: bool) -> Tensor:
+    """The tensor that cannot be averaged (integers and such): what all heads have, or more than half of them.
+
+    With ``majority`` it is the base's where no such half agrees; without, BadRequest is raised where heads differ.
+    """
+    counts = Counter(head.hashes[name] for head in heads)
+    hash_, count = counts.most_common(1)[0]
+    if 2 * count <= len(heads) and majority:
+        return base.weights[name]
+    if len(counts) > 1 and not majority:
+        other = next(head for head in heads if head.hashes[name] != heads[0].hashes[name])
+        raise BadRequest(
+            f"tensor {name!r} is {dtype_name(other.weights[name])} and differs between {short(heads[0].version)} and "
+            f"{short(other.version)}: such tensors cannot be averaged"
+        )
+    return next(head.weights[name] for head in heads if head.hashes[name] == hash_)
 
 
 def changed(base: Side, heads: Sequence[Side], name: str) -> bool:
@@ -84,19 +98,13 @@ def check_sound(side: Side, names: Sequence[str], what: str) -> None:
         raise BadWeights(f"{what} {short(side.version)} holds NaN or Inf in tensor {name!r}")
 
 
-def _check_tensor(name: str, base: Side, heads: Sequence[Side]) -> None:
-    mine = base.weights[name]
-    for head in heads:
-        tensor = head.weights[name]
-        if isinstance(tensor, QuantizedTensor) or isinstance(mine, QuantizedTensor):
-            raise BadRequest(
-                f"tensor {name!r} of {short(head.version)} is quantised: merge the model that it was derived from; "
-                "the node then makes its precisions anew"
-            )
-        if (tuple(tensor.shape), dtype_name(tensor)) != (tuple(mine.shape), dtype_name(mine)):
-            raise BadRequest(f"tensor {name!r} of {short(head.version)} has another shape or dtype than the ancestor's")
-        if not is_merged(tensor) and head.hashes[name] != heads[0].hashes[name]:
-            raise BadRequest(
-                f"tensor {name!r} is {dtype_name(tensor)} and differs between {short(heads[0].version)} and "
-                f"{short(head.version)}: such tensors cannot be averaged"
-            )
+def _problem(name: str, base: Side, head: Side) -> str | None:
+    mine, tensor = base.weights[name], head.weights[name]
+    if isinstance(tensor, QuantizedTensor) or isinstance(mine, QuantizedTensor):
+        return (
+            f"tensor {name!r} of {short(head.version)} is quantised: merge the model that it was derived from; "
+            "the node then makes its precisions anew"
+        )
+    if (tuple(tensor.shape), dtype_name(tensor)) != (tuple(mine.shape), dtype_name(mine)):
+        return f"tensor {name!r} of {short(head.version)} has another shape or dtype than the ancestor's"
+    return None

@@ -46,8 +46,8 @@ Combine: TypeAlias = Callable[[Block], Combined]
 class Meeting:
     """Who meets. ``samples``: how many examples each head learned from since the ancestor, all 1 where unknown.
 
-    ``left_out``: heads with NaN or Inf that do not take part. ``scan`` goes over all blocks that any head changed,
-    for strategies that must see everything once; their state is empty.
+    ``left_out``: heads that do not take part, for NaN, Inf, or tensors that do not fit. ``scan`` goes over all blocks
+    that any head changed, for strategies that must see everything once; their state is empty.
     """
 
     samples: tuple[int, ...]
@@ -68,6 +68,8 @@ class Strategy(Protocol):
     """Kinds of optimiser state that it keeps; none for most."""
     keeps_agreement: ClassVar[bool]
     """Whether what all heads agree on is the result."""
+    robust: ClassVar[bool]
+    """Whether it stands faulty heads: then what is no number (files, integers) goes by majority too."""
 
     @property
     def least(self) -> int:
@@ -75,7 +77,7 @@ class Strategy(Protocol):
         ...
 
     def may_leave_out(self, count: int) -> int:
-        """How many of this many heads may hold NaN or Inf; they are left out, and count as faulty."""
+        """How many of this many heads may hold NaN or Inf, or not fit; they are left out, and count as faulty."""
         ...
 
     def begin(self, meeting: Meeting) -> Combine:

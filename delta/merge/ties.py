@@ -29,6 +29,7 @@ class Ties:
     name: ClassVar[str] = "ties"
     state: ClassVar[tuple[str, ...]] = ()
     keeps_agreement: ClassVar[bool] = False
+    robust: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_range("density", self.density, 0, 1, above=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from aios_node.delta.merge.rounding import rounded
 from aios_node.delta.merge.samples import counted
-from aios_node.delta.merge.sides import Side, changed, check_sides, check_sound, is_merged, runs, unsound
+from aios_node.delta.merge.sides import Side, agreed, changed, check_sound, is_merged, misfit, runs, unsound
 from aios_node.delta.merge.spool import Place, Spool
 from aios_node.delta.merge.state import STATE_DTYPE, read_state, state_name, stored_state
 from aios_node.delta.merge.strategy import Block, Combine, Combined, Meeting, Strategy
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """Tensors of the merged version, optimiser state among them, and the heads whose numbers did not take part."""
+    """Tensors of the merged version, optimiser state among them, and the heads that did not take part."""
 
     weights: dict[str, Tensor]
     left_out: tuple[str, ...]
@@ -41,24 +41,28 @@ def merge(
 ) -> Merged:
     """Merge heads that descend from ``base``; their order does not matter.
 
-    Raises BadRequest for too few heads and for versions that cannot be merged (see sides.check_sides), BadWeights for
-    NaN and Inf in more heads than the strategy tolerates, and for results that do not fit their dtype.
+    Raises BadRequest for too few heads, and for more heads that do not fit (see sides.misfit, sides.agreed) than the
+    strategy can do without; BadWeights where NaN and Inf make them more, and for results that do not fit their dtype.
     """
     ordered = sorted(heads, key=lambda head: head.version)
     if len(ordered) < strategy.least:
         raise BadRequest(
             f"{strategy.name} needs at least {strategy.least} heads with these options, not {len(ordered)}"
         )
-    check_sides(base, ordered)
     return _Merge(base, ordered, strategy, spool).run(progress)
 
 
 class _Merge:
     def __init__(self, base: Side, heads: Sequence[Side], strategy: Strategy, spool: Spool) -> None:
         self._base, self._strategy, self._spool = base, strategy, spool
-        self._changed = [name for name in base.network if is_merged(base.weights[name]) and changed(base, heads, name)]
+        fitting = self._without({head.version: problem for head in heads if (problem := misfit(base, head))}, heads)
+        self._changed = [
+            name for name in base.network if is_merged(base.weights[name]) and changed(base, fitting, name)
+        ]
         check_sound(base, self._changed, "the common ancestor")
-        self._heads, self._left_out = self._sound(heads)
+        bad = {head.version: name for head in fitting if (name := unsound(head, self._changed)) is not None}
+        self._heads = self._sound(bad, fitting, heads)
+        self._left_out = [head.version for head in heads if head not in self._heads]
         self._places: dict[str, Place] = {}
 
     def run(self, progress: Progress) -> Merged:
@@ -76,20 +80,25 @@ class _Merge:
             progress(done, len(names))
         mapped = self._spool.map()
         weights |= {name: place.tensor(mapped) for name, place in self._places.items()}
-        return Merged(weights, tuple(head.version for head in self._left_out))
+        return Merged(weights, tuple(self._left_out))
 
-    def _sound(self, heads: Sequence[Side]) -> tuple[list[Side], list[Side]]:
-        """Heads that take part, and those that hold NaN or Inf, if the strategy can do without them."""
-        bad = {head.version: name for head in heads if (name := unsound(head, self._changed)) is not None}
+    def _without(self, problems: Mapping[str, str], heads: Sequence[Side]) -> list[Side]:
+        """Heads without those that do not fit, if the strategy can do without these."""
+        if len(problems) > self._strategy.may_leave_out(len(heads)):
+            raise BadRequest(next(iter(problems.values())))
+        return [head for head in heads if head.version not in problems]
+
+    def _sound(self, bad: Mapping[str, str], fitting: Sequence[Side], heads: Sequence[Side]) -> list[Side]:
+        """Heads without those that hold NaN or Inf (and in which tensor), if the strategy can do without these, too."""
         most = self._strategy.may_leave_out(len(heads))
-        if len(bad) > most:
+        if len(bad) + len(heads) - len(fitting) > most:
             version, name = next(iter(bad.items()))
             can = f"can do without {most}" if most else "has no defence against them"
             raise BadWeights(
                 f"{len(bad)} of {len(heads)} heads hold NaN or Inf, {short(version)} in tensor {name!r}; "
                 f"{self._strategy.name} {can}"
             )
-        return [head for head in heads if head.version not in bad], [head for head in heads if head.version in bad]
+        return [head for head in fitting if head.version not in bad]
 
     def _scan(self) -> Iterator[Block]:
         for name in self._changed:
@@ -105,11 +114,11 @@ class _Merge:
         """What becomes of a tensor without any arithmetic, where that is so."""
         first = self._heads[0]
         if not is_merged(self._base.weights[name]):
-            return first.weights[name]
+            return agreed(self._base, self._heads, name, majority=self._strategy.robust)
         if name not in self._changed:
             return None if self._state(name) else self._base.weights[name]
-        agreed = all(head.hashes[name] == first.hashes[name] for head in self._heads)
-        return first.weights[name] if agreed and self._strategy.keeps_agreement else None
+        alike = all(head.hashes[name] == first.hashes[name] for head in self._heads)
+        return first.weights[name] if alike and self._strategy.keeps_agreement else None
 
     def _state(self, name: str) -> dict[str, Tensor]:
         return read_state(self._strategy, self._base.weights, name, tuple(self._base.weights[name].shape))

@@ -283,7 +283,7 @@ def merge(
         how = result["recipe"]["strategy"]
         print(f"{name} {short(result['version'])}: {how} of {heads} since {short(result['base'])}")
         for version in result["recipe"]["left_out"]:
-            print(f"left out: {short(version)} holds NaN or Inf")
+            print(f"left out: {short(version)} holds NaN or Inf, or tensors that do not fit")
 
 
 def _options(given: list[str]) -> dict[str, Any]:

@@ -45,8 +45,9 @@ def merge_versions(job: MergeJob, progress: Progress) -> dict[str, Any]:
     strategy = make_strategy(job.strategy, job.options)
     base = read_folder(job.base)
     heads = sorted((read_folder(path) for path in job.heads), key=lambda head: head.version)
-    _check_plain([base, *heads])
-    files = _files(base, heads)
+    # Where heads may be faulty, one that claims to be derived must not stop the others.
+    _check_plain([base] if strategy.robust else [base, *heads])
+    files = _files(base, heads, majority=strategy.robust)
     samples = since(base.manifest.recipe, [head.manifest.recipe for head in heads])
     with ExitStack() as stack:
         spool = stack.enter_context(Spool(job.scratch))
@@ -83,12 +84,14 @@ def _check_plain(folders: Sequence[VersionFolder]) -> None:
             )
 
 
-def _files(base: VersionFolder, heads: Sequence[VersionFolder]) -> dict[str, bytes]:
-    """The small files of the result, three-way."""
+def _files(base: VersionFolder, heads: Sequence[VersionFolder], *, majority: bool) -> dict[str, bytes]:
+    """The small files of the result, three-way or by majority."""
     from aios_node.delta.merge.files import merge_files
 
     folders = {head.version: head for head in heads}
-    chosen = merge_files(_hashes(base), {version: _hashes(head) for version, head in folders.items()})
+    chosen = merge_files(
+        _hashes(base), {version: _hashes(head) for version, head in folders.items()}, majority=majority
+    )
     return {name: (base if head is None else folders[head]).read_file(name) for name, head in chosen.items()}
 
 

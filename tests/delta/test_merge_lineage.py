@@ -98,6 +98,20 @@ def test_different_changes_are_a_conflict() -> None:
         merge_files({"f": "1"}, {"y": {}, "x": {"f": "2"}})
 
 
+def test_by_majority_a_few_heads_cannot_name_a_file() -> None:
+    base = {"config.json": "1", "gone": "1"}
+    honest: dict[str, str] = dict(base)
+    heads = {"a": {"config.json": "bad"}, "b": honest, "c": honest}
+    assert merge_files(base, heads, majority=True) == {"config.json": None, "gone": None}
+    changed = {"config.json": "2", "new": "3", "gone": "1"}
+    assert merge_files(base, {"a": {"config.json": "bad"}, "b": changed, "c": changed}, majority=True) == {
+        "config.json": "b",
+        "gone": None,
+        "new": "b",
+    }
+    assert merge_files(base, {"a": changed, "b": honest}, majority=True) == {"config.json": None, "gone": None}
+
+
 # ---- samples
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging import group, merged, one, version
 
-from aios_node.engine.errors import BadWeights
+from aios_node.engine.errors import BadRequest, BadWeights
 
 Array = np.ndarray[Any, Any]
 
@@ -144,6 +144,60 @@ def test_robust_strategies_leave_heads_with_nan_out_and_say_which(name: str) -> 
         {"w": base, "other": base}, [*arrays[:5], arrays[6]], name, **({} if name == "median" else {"faulty": 1})
     )
     assert found.weights["w"].tobytes() == expected.weights["w"].tobytes()
+
+
+class Misfit(Enum):
+    """What keeps a head from being merged at all."""
+
+    SHAPE = "another shape"
+    DTYPE = "another dtype"
+    MISSING = "a tensor is missing"
+    MORE = "a tensor too many"
+    INTEGERS = "other integers"
+
+
+def misfitting(kind: Misfit, weights: dict[str, Any]) -> dict[str, Any]:
+    if kind is Misfit.SHAPE:
+        return {**weights, "w": weights["w"].reshape(2, -1)}
+    if kind is Misfit.DTYPE:
+        return {**weights, "w": weights["w"].astype(np.float64)}
+    if kind is Misfit.MISSING:
+        return {"w": weights["w"]}
+    if kind is Misfit.MORE:
+        return {**weights, "extra": weights["w"]}
+    return {**weights, "ids": weights["ids"] + 1}
+
+
+@pytest.mark.parametrize("name", ["trimmed_mean", "krum", "multi_krum", "median"])
+@pytest.mark.parametrize("kind", list(Misfit))
+def test_a_head_that_does_not_fit_cannot_stop_a_robust_merge(name: str, kind: Misfit) -> None:
+    values, heads = group(6, 5)
+    base = {"w": values, "ids": np.arange(3)}
+    arrays: list[dict[str, Any]] = [{**base, "w": head} for head in heads]
+    arrays[2] = misfitting(kind, arrays[2])
+    found = merged(base, arrays, name)
+    assert found.left_out == (() if kind is Misfit.INTEGERS else (version(2),))
+    assert found.weights["ids"].tolist() == [0, 1, 2]
+    assert sorted(found.weights) == ["ids", "w"]
+    with pytest.raises(BadRequest):
+        merged(base, arrays, "fedavg")
+    for place in (0, 1, 3):
+        arrays[place] = misfitting(Misfit.SHAPE, {**base, "w": heads[place]})
+    with pytest.raises(BadRequest, match="another shape"):
+        merged(base, arrays, name)
+
+
+@pytest.mark.parametrize("name", ["trimmed_mean", "median"])
+def test_heads_that_do_not_fit_and_heads_with_nan_count_together(name: str) -> None:
+    base, heads = group(6, 5)
+    arrays: list[dict[str, Any]] = [{"w": head} for head in heads]
+    arrays[0] = {"w": heads[0].reshape(2, -1)}
+    arrays[1] = {"w": poisoned(Poison.NAN, base, heads[1], 0)}
+    if name == "median":
+        assert merged({"w": base}, arrays, name).left_out == (version(0), version(1))
+    else:
+        with pytest.raises(BadWeights, match="can do without 1"):
+            merged({"w": base}, arrays, name)
 
 
 @pytest.mark.parametrize("name", ["trimmed_mean", "krum", "multi_krum", "median"])

@@ -148,6 +148,17 @@ def test_small_files_are_merged_whole(tmp_path: Path) -> None:
             merge(core)
 
 
+def test_one_head_alone_does_not_name_the_files_of_a_robust_merge(tmp_path: Path) -> None:
+    with node(tmp_path / "alpha") as core:
+        base = commit(core, START)
+        commit(core, START + 1, base, files={"config.json": b'{"aios":{"pooling":"cls"}}'})
+        commit(core, START + 2, base, derived_from=Source("other", base))
+        for step in (3, 4, 5):
+            commit(core, START + step, base)
+        found = core.store.folder(merge(core, strategy="trimmed_mean", options={"faulty": 2})["version"])
+        assert found.read_file("config.json") == b"{}"
+
+
 def test_heads_can_be_named(tmp_path: Path) -> None:
     with node(tmp_path / "alpha") as core:
         base = commit(core, START)
