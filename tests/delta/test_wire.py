@@ -19,15 +19,18 @@ from aios_node.delta.exchange.wire import (
     Commit,
     Committed,
     Done,
+    Have,
     Hello,
     Message,
     Offers,
     Ping,
+    Request,
+    Share,
     Want,
     decode,
     encode,
 )
-from aios_node.delta.offers import Offer, PackageInfo, Resume, Source
+from aios_node.delta.offers import Offer, PackageInfo, Partial, Resume, Source
 from aios_node.engine.errors import Corrupt, DataError, ProtocolError, TooLarge
 from aios_node.engine.weights.names import canonical_json
 
@@ -40,6 +43,12 @@ EXAMPLES: list[Message] = [
     Offers((Offer("m", V2, (V1,), 5, "int8", Source("m.fp", V1), SHA), Offer("n", V1)), last=False),
     Want(0, "m", V2, None),
     Want(3, "m.int8", V2, V1, 1, Resume(SHA, ((0, 3), (7, 8)))),
+    Want(4, "m", V2, V1, root=SHA),
+    Offers((Offer("m", V2, (V1,), partial=Partial(V1, SHA, ("raw", "zstd"))),), last=True),
+    Share(2, FULL, SHA, origin=True, start=5, first=0, data=bytes(64)),
+    Share(2, DELTA, SHA, origin=False, start=0, first=0, data=b""),
+    Have(2, ((0, 3), (7, 8))),
+    Request(2, ((1, 2),), ()),
     Chunk(0, 2, 32, 99, b"data", FULL),
     Chunk(0, 3, 48, 99, b"x"),
     Commit(0, 1, DELTA),

@@ -14,23 +14,28 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from aios_node.delta.chunks import TransferKey, as_ranges, chunk_count
+from aios_node.delta.chunks import TransferKey, as_ranges, chunk_count, chunk_span
 from aios_node.delta.exchange.effects import (
     CommitTransfer,
     DiscardStaged,
     Effect,
     FindStaged,
+    OpenStaged,
     PreparePackage,
     ReadChunk,
     ReleasePackage,
     Send,
     SessionDone,
+    Shared,
+    SharePackage,
     StageChunk,
     TransferDone,
     TransferResult,
 )
 from aios_node.delta.exchange.session import SessionConfig, SyncSession
 from aios_node.delta.offers import Decision, Offer, PackageInfo, Resume
+from aios_node.delta.swarm.description import Description, chunk_hashes
+from aios_node.delta.swarm.swarm import Swarm
 from aios_node.engine.errors import AiosError, HashMismatch, NoBase, TransferAborted
 
 Choose = Callable[[int], int]
@@ -69,6 +74,7 @@ class Node:
     packages: dict[TransferKey, bytes] = field(default_factory=dict)
     received: Counter[tuple[TransferKey, str, int]] = field(default_factory=Counter)
     came_again: int = 0
+    swarm: Swarm | None = None  # with one, the node speaks protocol 2
 
     def add(self, model: str, content: bytes, *parents: str) -> str:
         version = version_of(content)
@@ -110,6 +116,20 @@ class Node:
         self.came_again += effect.index in staged.chunks
         self.received[effect.key, effect.package.sha256, effect.index] += 1
         staged.chunks[effect.index] = bytes(effect.data)
+
+    def _openstaged(self, effect: OpenStaged) -> tuple[tuple[int, int], ...]:
+        package = effect.description.package
+        staged = self.staging.get(effect.key)
+        if staged is None or staged.package.sha256 != package.sha256:
+            staged = self.staging[effect.key] = Staged(package)
+        return as_ranges(index for index in range(effect.description.count) if index not in staged.chunks)
+
+    def _sharepackage(self, effect: SharePackage) -> Shared:
+        info = self._preparepackage(PreparePackage(effect.transfer, effect.key, effect.codecs))
+        package = self.packages[effect.key]
+        spans = [chunk_span(info.bytes, index) for index in range(chunk_count(info.bytes))]
+        hashes = chunk_hashes([package[offset : offset + length] for offset, length in spans])
+        return Shared(Description(info, hashes), origin=True)
 
     def _committransfer(self, effect: CommitTransfer) -> None:
         staged = self.staging[effect.key]
@@ -160,7 +180,7 @@ class Peer:
 
     def __init__(self, node: Node, config: SessionConfig | None = None) -> None:
         self.node = node
-        self.session = SyncSession(node.offers(), node, config)
+        self.session = SyncSession(node.offers(), node, config, swarm=node.swarm)
         self.inbox: deque[tuple[bytes, bytes]] = deque()
         self.todo: deque[Effect] = deque()
         self.jobs: list[Effect] = []
@@ -171,7 +191,9 @@ class Peer:
 
     def _take(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            slow = isinstance(effect, PreparePackage | CommitTransfer | StageChunk | ReadChunk)
+            slow = isinstance(
+                effect, PreparePackage | SharePackage | OpenStaged | CommitTransfer | StageChunk | ReadChunk
+            )
             (self.jobs if slow else self.todo).append(effect)
 
     def receive(self) -> None:
