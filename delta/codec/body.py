@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from aios_node.delta.codec.choice import smallest
-from aios_node.delta.codec.codecs import CODECS, Codec, FromFactors, codec_named
+from aios_node.delta.codec.codecs import CODECS, UNPREDICTED, Codec, Predicted, codec_named
 from aios_node.delta.codec.parallel import in_order
 from aios_node.delta.codec.parts import Part, assemble, layout, parts
 from aios_node.delta.codec.planes import Bytes, Element
@@ -26,8 +26,8 @@ from aios_node.delta.limits import LEAST_BLOCK, MIB, MOST_BLOCK
 from aios_node.engine.errors import Corrupt
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.quant.dtypes import dtype_of, is_float
-from aios_node.engine.weights.lowrank import Factors
 from aios_node.engine.weights.manifest import TensorEntry
+from aios_node.engine.weights.prediction import Prediction
 
 _FRAME: Final = struct.Struct("<BI")
 
@@ -54,12 +54,12 @@ class Coding:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A tensor to code; ``base`` has the same layout or is None; ``factors`` may lead from it to the target."""
+    """A tensor to code; ``base`` has the same layout or is None; ``prediction`` may lead from it to the target."""
 
     entry: TensorEntry
     target: Tensor
     base: Tensor | None
-    factors: Factors | None = None
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Wanted:
 
     entry: TensorEntry
     base: Tensor | None
-    factors: Factors | None = None
+    prediction: Prediction | None = None
 
 
 def write_tensors(out: Writer, changes: Iterable[Change], coding: Coding) -> Iterator[tuple[TensorEntry, bool]]:
@@ -99,25 +99,25 @@ def read_tensors(source: Reader, wanted: Iterable[Wanted], coding: Coding) -> It
 
 @dataclass(frozen=True, eq=False)
 class _Base:
-    """What a block may be coded against: the base's bytes and, where factors lead further, what they make of them."""
+    """What a block may be coded against: the base's bytes and, where there is one, what a prediction makes of them."""
 
     plain: Bytes | None
     dtype: str
     start: int  # the block's first element
-    factors: Factors | None
+    prediction: Prediction | None
 
     @classmethod
-    def of(cls, entry: TensorEntry, old: Bytes | None, factors: Factors | None, span: slice) -> _Base:
+    def of(cls, entry: TensorEntry, old: Bytes | None, prediction: Prediction | None, span: slice) -> _Base:
         plain = None if old is None else old[span]
-        usable = factors is not None and plain is not None and entry.quant_type == "none" and is_float(entry.dtype)
-        fitting = factors if usable and factors is not None and factors.fit(entry.shape) else None
+        usable = plain is not None and entry.quant_type == "none" and is_float(entry.dtype)
+        fitting = prediction if usable and prediction is not None and prediction.fit(entry.shape) else None
         return cls(plain, entry.dtype, span.start // dtype_of(entry.dtype).itemsize, fitting)
 
     def predicted(self) -> Bytes:
-        """The bytes that base and factors give. Raises Corrupt where there are none."""
-        if self.plain is None or self.factors is None:
-            raise Corrupt("a block needs factors, but its tensor has none that fit")
-        return self.factors.add(self.plain.view(dtype_of(self.dtype)), self.start).view(np.uint8)
+        """The bytes that base and prediction give. Raises Corrupt where there are none."""
+        if self.plain is None or self.prediction is None:
+            raise Corrupt(UNPREDICTED)
+        return self.prediction.add(self.plain.view(dtype_of(self.dtype)), self.start).view(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ def _blocks(changes: Iterable[Change], size: int) -> Iterator[_Block]:
         olds: Sequence[Bytes | None] = [None] * len(news) if change.base is None else parts(change.base)
         places = _places(change.entry, size)
         for number, (index, part, span) in enumerate(places, 1):
-            base = _Base.of(change.entry, olds[index], change.factors, span)
+            base = _Base.of(change.entry, olds[index], change.prediction, span)
             yield _Block(change.entry, news[index][span], base, part.element, number == len(places))
         if not places:
             yield _Block(change.entry, None, _NOTHING, Element(1), last=True)
@@ -163,13 +163,16 @@ def _blocks(changes: Iterable[Change], size: int) -> Iterator[_Block]:
 def _code(codecs: tuple[Codec, ...], block: _Block) -> tuple[_Block, tuple[Codec | None, bytes]]:
     if block.target is None:
         return block, (None, b"")
-    codec, data = smallest(block.target, block.base.plain, block.element, codecs)
-    wrapper = next((one for one in codecs if one.name == FromFactors.name), None)
-    if wrapper is not None and block.base.factors is not None and len(data) > 1:
-        inner, residual = smallest(block.target, block.base.predicted(), block.element, codecs)
-        if len(residual) + 1 < len(data):
-            return block, (wrapper, bytes([codecs.index(inner)]) + residual)
-    return block, (codec, data)
+    base = block.base
+    plain = partial(smallest, block.target, base.plain, block.element, codecs)
+    wrapper = next((one for one in codecs if one.name == Predicted.name), None)
+    if wrapper is None or base.plain is None or base.prediction is None or np.array_equal(block.target, base.plain):
+        return block, plain()
+    inner, residual = smallest(block.target, base.predicted(), block.element, codecs)
+    predicted = wrapper, bytes([codecs.index(inner)]) + residual
+    if not residual:  # nothing is shorter, and trying would take most of the time
+        return block, predicted
+    return block, min(predicted, plain(), key=lambda coded: len(coded[1]))
 
 
 def _read_blocks(source: Reader, wanted: Iterable[Wanted], codecs: tuple[Codec, ...], size: int) -> Iterator[_Coded]:
@@ -181,7 +184,7 @@ def _read_blocks(source: Reader, wanted: Iterable[Wanted], codecs: tuple[Codec, 
         for number, (index, part, span) in enumerate(places, 1):
             codec, length = _read_frame(source, codecs, span)
             coded = read_exactly(source, length)
-            base = _Base.of(one.entry, olds[index], one.factors, span)
+            base = _Base.of(one.entry, olds[index], one.prediction, span)
             yield _Coded(one.entry, data, codec, coded, base, part.element, data[index][span], number == len(places))
         if not places:
             yield _Coded(one.entry, data, None, b"", _NOTHING, Element(1), np.empty(0, np.uint8), last=True)
@@ -190,11 +193,11 @@ def _read_blocks(source: Reader, wanted: Iterable[Wanted], codecs: tuple[Codec, 
 def _decode(codecs: tuple[Codec, ...], block: _Coded) -> _Coded:
     if block.codec is None:
         return block
-    if block.codec.name != FromFactors.name:
+    if block.codec.name != Predicted.name:
         block.codec.decode(block.data, block.base.plain, block.element, block.out)
         return block
     if not block.data or block.data[0] >= len(codecs):
-        raise Corrupt("a block of factors does not name a codec that is listed")
+        raise Corrupt("a block that is predicted does not name a codec that is listed")
     codecs[block.data[0]].decode(block.data[1:], block.base.predicted(), block.element, block.out)
     return block
 

@@ -8,7 +8,8 @@
     planes-zstd       byte planes of the target, compressed
     xor-planes-zstd   byte planes of target XOR base, compressed
     sub-planes-zstd   byte planes of the folded integer difference (floats in total order), compressed
-    factors           another codec, against the base plus the product of two small matrices
+    factors           another codec, against what factors or an update beside the tensor make of its base
+    sparse            as changes, against zeros: for blocks that are mostly zero
 
 To add one: a class with these three members, in ``CODECS``. A codec knows bytes and the width of an element;
 it knows nothing about tensors, names or files (choice decides which one a block gets). Compression level 1 is used
@@ -31,6 +32,9 @@ from aios_node.engine.errors import BadRequest, Corrupt
 
 _PLANES_LEVEL: Final = 1
 _BYTES_LEVEL: Final = 3
+_FULL: Final = 0.3
+"""A larger share of bytes that are not zero is no sparse block: Zstandard then comes as close to the entropy."""
+UNPREDICTED: Final = "a block needs factors or an update, but its tensor has none that fit"
 
 
 class Codec(Protocol):
@@ -164,8 +168,23 @@ class SubPlanesZstd:
         out[:] = words.view(np.uint8)
 
 
-class FromFactors:
-    """A block coded by one of the others, against what base and factors give (see body, which knows them)."""
+class Sparse:
+    """What is not zero, and where: codes of an update of which few elements are kept."""
+
+    name = "sparse"
+    needs_base = False
+
+    def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
+        if np.count_nonzero(target) > _FULL * target.size:
+            return None
+        return _CHANGES.encode(target, np.zeros_like(target), element)
+
+    def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
+        _CHANGES.decode(data, np.zeros_like(out), element, out)
+
+
+class Predicted:
+    """A block coded by one of the others, against what tensors beside it make of its base (see body, which knows)."""
 
     name = "factors"
     needs_base = True
@@ -174,12 +193,13 @@ class FromFactors:
         return None
 
     def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
-        raise Corrupt("a block needs factors, but its tensor has none that fit")
+        raise Corrupt(UNPREDICTED)
 
 
+_CHANGES: Final = Changes()
 _ALL: Final[tuple[Codec, ...]] = (
-    *(Same(), Fill(), Changes(), Raw(), Zstd()),
-    *(PlanesZstd(), XorPlanesZstd(), SubPlanesZstd(), FromFactors()),
+    *(Same(), Fill(), _CHANGES, Raw(), Zstd()),
+    *(PlanesZstd(), XorPlanesZstd(), SubPlanesZstd(), Predicted(), Sparse()),
 )
 CODECS: Final[dict[str, Codec]] = {codec.name: codec for codec in _ALL}
 ALWAYS: Final = "raw"

@@ -17,15 +17,15 @@ from aios_node.delta.checks import base_tensor, bounded, check_base, check_resul
 from aios_node.delta.codec.body import Change, Coding, Wanted, read_tensors, write_tensors
 from aios_node.delta.codec.compression import compress, decompress
 from aios_node.delta.codec.parallel import in_order
-from aios_node.delta.codec.plan import Step, is_factor, plan
+from aios_node.delta.codec.plan import Step, plan
 from aios_node.delta.codec.stream import Reader, Writer, expect_end, read_exactly, read_section, write_section
 from aios_node.delta.fields import Fields, parse_object
 from aios_node.delta.limits import DEFAULT_LIMITS, Limits
 from aios_node.engine.errors import Corrupt, HashMismatch, NoBase
 from aios_node.engine.quant.blocks import Tensor
-from aios_node.engine.weights.lowrank import Factors, read_factors
 from aios_node.engine.weights.manifest import Manifest, build_manifest
 from aios_node.engine.weights.names import canonical_json
+from aios_node.engine.weights.prediction import Prediction, predicts, read_prediction
 
 MAGIC: Final = b"AIOSDLT1"
 _SETTINGS: Final = 64 * 1024
@@ -104,25 +104,26 @@ def apply_from(
 def _tensors(
     steps: tuple[Step, ...], weights: Mapping[str, Tensor], source: Reader, coding: Coding
 ) -> Iterator[tuple[Step, Tensor]]:
-    """All tensors in the order of their steps. Factors come first: others may be made with them."""
-    factors: dict[str, Tensor] = {}
-    for part in ([step for step in steps if is_factor(step)], [step for step in steps if not is_factor(step)]):
-        coded = (Wanted(step.entry, *_origin(step, weights, factors)) for step in part if step.mode != "same")
+    """All tensors in the order of their steps. What predicts others comes first."""
+    beside: dict[str, Tensor] = {}
+    first = [step for step in steps if predicts(step.entry.name)]
+    for part in (first, steps[len(first) :]):
+        coded = (Wanted(step.entry, *_origin(step, weights, beside)) for step in part if step.mode != "same")
         tensors = read_tensors(source, coded, coding)
         for step in part:
             tensor = _checked(step, weights, tensors)
-            if is_factor(step):
-                factors[step.entry.name] = tensor
+            if part is first:
+                beside[step.entry.name] = tensor
             yield step, tensor
 
 
 def _origin(
     step: Step, base: Mapping[str, Tensor] | None, beside: Mapping[str, Tensor]
-) -> tuple[Tensor | None, Factors | None]:
-    """What a tensor may be coded against: its base, and the factors that lie beside it."""
+) -> tuple[Tensor | None, Prediction | None]:
+    """What a tensor may be coded against: its base, and what tensors beside it make of that."""
     if base is None or step.base is None:
         return None, None
-    return base_tensor(base, step.base), read_factors(beside, step.entry.name)
+    return base_tensor(base, step.base), read_prediction(beside, step.entry.name)
 
 
 def _checked(step: Step, weights: Mapping[str, Tensor], tensors: Iterator[Tensor]) -> Tensor:

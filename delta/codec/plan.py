@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aios_node.engine.weights.manifest import Manifest, TensorEntry
-from aios_node.engine.weights.names import FACTORS
+from aios_node.engine.weights.prediction import predicts
 
 TensorMode = Literal["same", "delta", "full"]
 
@@ -25,15 +25,13 @@ class Step:
 
 
 def plan(base: Manifest | None, target: Manifest) -> tuple[Step, ...]:
-    """Steps for all tensors of the target, factors first, sorted by name. Tensors only the base has do not appear."""
+    """Steps for all tensors of the target, sorted by name, those first that predict others.
+
+    Tensors that only the base has do not appear.
+    """
     known: Mapping[str, TensorEntry] = {} if base is None else base.entries
     steps = (_step(known.get(entry.name), entry) for entry in target.tensors)
-    return tuple(sorted(steps, key=lambda step: not is_factor(step)))
-
-
-def is_factor(step: Step) -> bool:
-    """Whether other tensors may be made with this one."""
-    return step.entry.name.startswith(FACTORS)
+    return tuple(sorted(steps, key=lambda step: not predicts(step.entry.name)))
 
 
 def changed_bytes(steps: tuple[Step, ...]) -> int:

@@ -29,8 +29,8 @@ from aios_node.delta.package.weights import PackageWeights
 from aios_node.engine.errors import Corrupt, HashMismatch, NoBase
 from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.folder import VersionFolder
-from aios_node.engine.weights.lowrank import Factors, read_factors
 from aios_node.engine.weights.manifest import Manifest, file_entry
+from aios_node.engine.weights.prediction import Prediction, read_prediction
 
 _SETTINGS_BYTES: Final = 64 * 1024
 _ENVELOPE_BYTES: Final = 64 * 1024
@@ -145,11 +145,11 @@ def _write_body(
 
 def _origin(
     step: Step, old: Mapping[str, Tensor] | None, new: Mapping[str, Tensor]
-) -> tuple[Tensor | None, Factors | None]:
-    """What a tensor may be coded against: its base, and the factors that lie beside it."""
+) -> tuple[Tensor | None, Prediction | None]:
+    """What a tensor may be coded against: its base, and what tensors beside it make of that."""
     if old is None or step.base is None:
         return None, None
-    return old[step.entry.name], read_factors(new, step.entry.name)
+    return old[step.entry.name], read_prediction(new, step.entry.name)
 
 
 class _Counted:

@@ -8,10 +8,10 @@ from typing import BinaryIO
 
 from aios_node.delta.checks import base_tensor, check_base, check_result
 from aios_node.delta.codec.body import Coding, Wanted, read_tensors, skip_tensor
-from aios_node.delta.codec.plan import Step, is_factor
+from aios_node.delta.codec.plan import Step
 from aios_node.engine.errors import Corrupt, HashMismatch
 from aios_node.engine.quant.blocks import Tensor
-from aios_node.engine.weights.lowrank import read_factors
+from aios_node.engine.weights.prediction import predicts, read_prediction
 
 
 class PackageWeights(Mapping[str, Tensor]):
@@ -42,9 +42,9 @@ class PackageWeights(Mapping[str, Tensor]):
         if old is not None and step.mode == "same":
             tensor = old
         else:
-            factors = None if old is None or is_factor(step) else read_factors(self, name)
+            prediction = None if old is None or predicts(name) else read_prediction(self, name)
             self._source.seek(self._places[name])
-            (tensor,) = read_tensors(self._source, [Wanted(step.entry, old, factors)], self._coding)
+            (tensor,) = read_tensors(self._source, [Wanted(step.entry, old, prediction)], self._coding)
         if name not in self._checked:
             self._check(step, tensor, old)
             self._checked.add(name)

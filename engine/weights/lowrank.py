@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from aios_node.engine.quant.blocks import Tensor
+from aios_node.engine.quant.blocks import Tensor, dtype_name
+from aios_node.engine.quant.rounding import rounded
 from aios_node.engine.weights.names import FACTORS
 
 _AT_ONCE: Final = 1 << 16
@@ -58,7 +59,7 @@ class Factors:
             part = slice(begin, min(base.size, begin + _AT_ONCE))
             sums = base[part].astype(np.float64)
             add_products(sums, start + begin, up, down)
-            result[part] = sums.astype(base.dtype)
+            result[part] = rounded(sums, dtype_name(base))
         return result
 
 

@@ -16,6 +16,8 @@ OPTIMIZER = "aios.optimizer/"
 """Tensors of these names are the optimiser state of merges: part of a version, but of no network."""
 FACTORS = "aios.factors/"
 """Tensors of these names say how others follow from the version before (see lowrank); no network has them either."""
+UPDATES = "aios.update/"
+"""Tensors of these names are what others got added, in few bits (see update); no network has them either."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from aios_node.engine.quant.blocks import Tensor
-from aios_node.engine.weights.names import FACTORS, OPTIMIZER
+from aios_node.engine.weights.names import FACTORS, OPTIMIZER, UPDATES
 
 
 def is_beside_network(name: str) -> bool:
     """Whether a tensor of this name is part of a version, but of no network."""
-    return name.startswith((OPTIMIZER, FACTORS))
+    return name.startswith((OPTIMIZER, FACTORS, UPDATES))
 
 
 class NetworkWeights(Mapping[str, Tensor]):

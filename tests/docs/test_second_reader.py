@@ -28,6 +28,7 @@ from aios_node.engine.quant.scales import CompactScales
 from aios_node.engine.weights.folder import write_folder
 from aios_node.engine.weights.lowrank import Factors
 from aios_node.engine.weights.manifest import build_manifest
+from aios_node.engine.weights.update import Update, update_name
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 PAGE: dict[str, Any] = {}
@@ -75,6 +76,8 @@ def block(codec: str, coded: bytes, base: bytes | None, size: int, element: tupl
         case "changes":
             words: list[int] = PAGE["read_words"](coded, old.tolist(), 8 * width, mantissa)
             return np.array(words, f"<u{width}").tobytes()
+        case "sparse":
+            return block("changes", coded, bytes(size), size, element)
         case "raw":
             return coded
         case "zstd":
@@ -186,7 +189,8 @@ def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base
     known = {entry["name"]: entry for entry in old["tensors"]}
     found: Parts = {}
     used = set()
-    for entry in sorted(new["tensors"], key=lambda one: not one["name"].startswith("aios.factors/")):
+    entries = {entry["name"]: entry for entry in new["tensors"]}
+    for entry in sorted(new["tensors"], key=lambda one: not one["name"].startswith(("aios.factors/", "aios.update/"))):
         before = known.get(entry["name"])
         olds: list[bytes | None] = [None] * 4
         if before is not None and all(before.get(key) == entry.get(key) for key in LAYOUT):
@@ -205,7 +209,7 @@ def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base
                 used.add(codec)
                 before_it = earlier and earlier[span]
                 if codec == "factors":
-                    before_it = predicted(entry, before_it or b"", span.start, found)
+                    before_it = predicted(entry, before_it or b"", span.start, found, entries)
                     codec, coded = settings["codecs"][coded[0]], coded[1:]
                 content += block(codec, coded, before_it, span.stop - span.start, kind)
             found[entry["name"]].append(content)
@@ -213,10 +217,14 @@ def read_body(data: memoryview, at: int, new: Any, old: Any, settings: Any, base
     return found, used
 
 
-def predicted(entry: Any, base: bytes, start: int, found: Parts) -> bytes:
-    """Base plus the product of the factors, for a block that begins at this byte."""
+def predicted(entry: Any, base: bytes, start: int, found: Parts, entries: dict[str, Any]) -> bytes:
+    """Base plus the update or the product of the factors, for a block that begins at this byte."""
     kind = np.dtype(entry["dtype"])
     values = np.frombuffer(base, kind).astype(float)
+    if (update := f"aios.update/{entry['name']}") in found:
+        first = start // kind.itemsize
+        values += dequantised(entries[update], found[update])[first : first + len(values)].astype(float)
+        return values.astype(kind).tobytes()
     up, down = (
         (np.frombuffer(found[f"aios.factors/{side}/{entry['name']}"][0], "<u2").astype("<u4") << 16).view("<f4")
         for side in ("up", "down")
@@ -227,6 +235,16 @@ def predicted(entry: Any, base: bytes, start: int, found: Parts) -> bytes:
     for k in range(rank):
         values += up.reshape(-1, rank)[rows, k].astype(float) * down.reshape(rank, -1)[k, columns].astype(float)
     return values.astype(kind).tobytes()
+
+
+def dequantised(entry: Any, data: list[bytes]) -> np.ndarray:
+    """A quantised tensor along its flattened elements."""
+    bits, group = int(entry["quant_type"][3:]), entry["group_size"]
+    codes = np.array(unpacked(data[0], bits))[: int(np.prod(entry["shape"]))]
+    if bits == 8:
+        codes = np.where(codes > 127, codes - 256, codes)
+    scales, zeros = (np.frombuffer(part, "<f4")[np.arange(len(codes)) // group] for part in data[1:3])
+    return scales * (codes.astype(np.float32) - zeros)
 
 
 def bare(weights: dict[str, Any]) -> dict[str, list[bytes]]:
@@ -339,6 +357,12 @@ def block_by_block() -> set[str]:
     old["merged"] = random.normal(size=(40, 50)).astype(np.float32)
     factors = Factors.of(random.normal(size=(40, 2)), random.normal(size=(2, 50)))
     new |= {"merged": factors.add(old["merged"].ravel()).reshape(40, 50), **factors.stored("merged")}
+    for name, bits, highest in (("kept", 8, 2), ("rough", 4, 16), ("signs", 2, 2)):
+        old[name] = random.normal(size=(40, 50)).astype(np.float32)
+        values = random.integers(0, highest, 2000) * (random.random(2000) < (0.04 if bits == 8 else 1))
+        scales, zeros = random.random((1, 32)).astype(np.float32), np.full((1, 32), 0.5, np.float32)
+        update = QuantizedTensor(pack(values, bits), scales, zeros, (40, 50), "float32", f"int{bits}", -1, 64)
+        new |= {name: Update(update).add(old[name].ravel()).reshape(40, 50), update_name(name): update}
     old["y"], new["y"] = old["x"], old["x"] + np.resize(np.arange(7, dtype=np.uint32) << 20, 9000)
     found, used = read_delta(delta.encode(old, new), bare(old))
     assert found == bare(new)
