@@ -199,17 +199,17 @@ def presets() -> dict[str, QuantizationConfig]:
 
     int8: a scale and zero point per output channel; asymmetric, because on sentence encoders that halves the
     distance to the original vectors at the same size. Embeddings have theirs per column: as good, and a table of
-    many short rows would otherwise carry as many scales. int4 and int2: asymmetric groups of 32 and 8 whose scales
+    many short rows would otherwise carry as many scales. int4 and int2: asymmetric groups of 16 and 8 whose scales
     and zero points have 4 bits each (see scales), with the clip that minimises the squared error. Embeddings are
-    int4 in both, in groups of 16.
+    int4 in both.
     """
     int8 = {"quant": "int8", "symmetric": False, "axis": 0, "group_size": 0, "clip": "minmax"}
-    int4 = {"quant": "int4", "symmetric": False, "axis": 0, "group_size": 32, "clip": "mse", "scales": "double4"}
+    int4 = {"quant": "int4", "symmetric": False, "axis": 0, "group_size": 16, "clip": "mse", "scales": "double4"}
     int2 = {**int4, "quant": "int2", "group_size": 8}
     return {
         "int8": _with_embeddings(QuantizationConfig.from_json(int8), axis=1),
-        "int4": _with_embeddings(QuantizationConfig.from_json(int4), group_size=16),
-        "int2": _with_embeddings(QuantizationConfig.from_json(int2), **{**int4, "group_size": 16}),
+        "int4": QuantizationConfig.from_json(int4),
+        "int2": _with_embeddings(QuantizationConfig.from_json(int2), **int4),
     }
 
 

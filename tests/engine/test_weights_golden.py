@@ -25,6 +25,7 @@ QUANTIZED = {
     "int4": "2e0b953699becad7afa7487030e734cbcd6dc0a229b60e7b19a42658272c478d",
     "int2": "b7947712f16f53677e75a2548c7f0ba929771bbaddbd4ff655d45f4f1999d3cf",
     "double4.int4": "02e06d697382cc4d494a43e507efa89980cb9b90052bd50a93d0571e0c2d0f90",
+    "double4.int4.g16": "63dd545e92bc26975537702baa115abf7bea67c413f2f3efe0a2baa6666da759",
     "double4.int2": "a18f6b2366affed99df5f850bc9510dcc53c674d095f4b2b870e21a7f06d70af",
     "double4.int2.g8": "21457d9dfdd78eb1ef021cff7c8a35507402e2d3c7d0fe2485d293e6dbbf1afe",
     "double4.covering": "c4b11822826213720b24534c647a094f8783fa22ff963c21502632f1d026114c",
@@ -81,6 +82,7 @@ RECIPES = {
     "int4": QuantizationConfig("int4", symmetric=False, group_size=32, clip="mse"),
     "int2": QuantizationConfig("int2", symmetric=False, group_size=32, clip="mse"),
     "double4.int4": QuantizationConfig("int4", symmetric=False, group_size=32, clip="mse", scales="double4"),
+    "double4.int4.g16": QuantizationConfig("int4", symmetric=False, group_size=16, clip="mse", scales="double4"),
     "double4.int2": QuantizationConfig("int2", symmetric=False, group_size=16, clip="mse", scales="double4"),
     "double4.int2.g8": QuantizationConfig("int2", symmetric=False, group_size=8, clip="mse", scales="double4"),
     "double4.covering": QuantizationConfig("int4", symmetric=True, group_size=16, axis=1, scales="double4"),
@@ -93,6 +95,8 @@ def test_the_same_weights_get_the_same_codes_on_every_machine(generate: ModuleTy
     assert tensor_hash(ArrowQuantizer(RECIPES[name]).quantize(weights)["w"]) == QUANTIZED[name]
 
 
-@pytest.mark.parametrize(("preset", "recipe"), [("int8", "int8"), ("int4", "double4.int4"), ("int2", "double4.int2.g8")])
+@pytest.mark.parametrize(
+    ("preset", "recipe"), [("int8", "int8"), ("int4", "double4.int4.g16"), ("int2", "double4.int2.g8")]
+)
 def test_presets_are_these_recipes(preset: str, recipe: str) -> None:
     assert replace(presets()[preset], overrides=()) == RECIPES[recipe]
