@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aios_node.delta.exchange.effects import Effect, PreparePackage, TransferResult
 from aios_node.delta.exchange.session import SyncSession
 from aios_node.engine.errors import AiosError, TransferAborted
-from aios_node.node.sync.driver import SyncDriver
+from aios_node.node.sync.driver import Pace, SyncDriver
 from aios_node.node.sync.pace import BandwidthCap
 
 from sync_peers import Node  # isort: skip  # from tests/delta/support, see conftest.py
@@ -74,7 +74,8 @@ class Side:
     """A driver on a thread of its own, and what became of it."""
 
     def __init__(self, node: Node, pipe: Pipe, *, hook: Callable[[Effect], None] = lambda _effect: None,
-                 idle_timeout_s: float = 5.0) -> None:  # fmt: skip
+                 idle_timeout_s: float = 5.0, pace: Pace | None = None,
+                 intake: Pace | None = None) -> None:  # fmt: skip
         self.stopping = threading.Event()
         self.work = NodeWork(node, hook)
         self.results: tuple[TransferResult, ...] = ()
@@ -84,7 +85,8 @@ class Side:
             pipe,
             self.work,
             idle_timeout_s=idle_timeout_s,
-            pace=BandwidthCap(0),
+            pace=pace or BandwidthCap(0),
+            intake=intake,
             stopping=self.stopping,
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -201,3 +203,38 @@ def test_the_bandwidth_cap_spreads_bytes_over_time(mbit: float) -> None:
         cap.spend(100_000)
     expected = 100 * 100_000 / (mbit * 125_000) if mbit else 0.0
     assert sum(waited) == pytest.approx(expected, abs=0.3)
+
+
+class Meter:
+    """A pace that notes what passes, and whether it would have had to wait."""
+
+    def __init__(self) -> None:
+        self.waited: list[int] = []
+        self.at_once: list[int] = []
+
+    def spend(self, count: int, *, wait: bool = True) -> None:
+        (self.waited if wait else self.at_once).append(count)
+
+
+def test_the_cap_counts_both_directions_and_only_chunks_wait() -> None:
+    left, right = Node(), Node()
+    left.add("m", b"x" * 600_000)
+    a, b = pipes()
+    out, into = Meter(), Meter()
+    one = Side(left, a, pace=out)
+    other = Side(right, b, intake=into)
+    one.join()
+    other.join()
+    assert left.versions == right.versions
+    assert sum(out.waited) >= 600_000
+    assert 0 < sum(out.at_once) < 10_000
+    assert sum(into.waited) == sum(out.waited) + sum(out.at_once)
+
+
+def test_what_does_not_wait_holds_back_what_does() -> None:
+    waited: list[float] = []
+    cap = BandwidthCap(8.0, clock=lambda: 100.0, wait=waited.append)
+    cap.spend(1_000_000, wait=False)
+    assert waited == []
+    cap.spend(1_000_000)
+    assert waited == [pytest.approx(2.0, abs=0.3)]
