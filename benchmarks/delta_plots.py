@@ -39,9 +39,25 @@ def ratio_over_density(title: str, curves: Mapping[str, Curve]) -> str:
     return _draw(title, curves, "share of the numbers that changed", "raw bytes over coded bytes", percent=True)
 
 
-def over_nodes(title: str, unit: str, curves: Mapping[str, Curve]) -> str:
-    """How something grows with the number of nodes, both axes logarithmic."""
-    return _draw(title, curves, "nodes", unit, percent=False)
+def growth(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """How a network's figures grow with its ``nodes``, a picture of rounds and one of everything else that is told."""
+    pictures = {
+        "rounds": ("links between the source and a chunk's last stop", ("rounds", "rounds, mean")),
+        "copies": (
+            "copies of the delta, and time over the ideal",
+            ("source copies", "copies per node", "most copies of a peer", "last peer over ideal"),
+        ),
+    }
+    return {name: over_nodes(unit, _curves(rows, figures)) for name, (unit, figures) in pictures.items()}
+
+
+def _curves(rows: Sequence[Mapping[str, float]], figures: Sequence[str]) -> dict[str, Curve]:
+    return {name: [(row["nodes"], row[name]) for row in rows] for name in figures if rows and name in rows[0]}
+
+
+def over_nodes(unit: str, curves: Mapping[str, Curve]) -> str:
+    """How something grows with the number of nodes, which is drawn logarithmically."""
+    return _draw("one delta to every node", curves, "nodes", unit, percent=False)
 
 
 def _draw(title: str, curves: Mapping[str, Curve], across: str, upward: str, *, percent: bool) -> str:
@@ -66,9 +82,15 @@ def _draw(title: str, curves: Mapping[str, Curve], across: str, upward: str, *, 
                 markersize=4 if name == "ours" else 2.5,
                 zorder=3 if name in _WIDTHS else 2,
             )
-        axes.set(title=title, xlabel=across, ylabel=upward, xscale="log", yscale="log")
+        axes.set(title=title, xlabel=across, ylabel=upward, xscale="log")
+        if percent:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+            axes.set_xticks(sorted({x for curve in curves.values() for x, _ in curve}))
         axes.xaxis.set_major_formatter(_percent if percent else _plain)
         axes.yaxis.set_major_formatter(_plain)
+        axes.xaxis.set_minor_formatter(_nothing)
         axes.grid(which="major", color="#dddddd", linewidth=0.8)
         axes.grid(which="minor", color="#f0f0f0", linewidth=0.5)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
@@ -79,6 +101,10 @@ def _draw(title: str, curves: Mapping[str, Curve], across: str, upward: str, *, 
 
 def _percent(value: float, _place: int) -> str:
     return f"{100 * value:g} %"
+
+
+def _nothing(_value: float, _place: int) -> str:
+    return ""
 
 
 def _plain(value: float, _place: int) -> str:
