@@ -67,6 +67,7 @@ def create_or_upgrade(folder: Path) -> None:
                 connection.execute("BEGIN IMMEDIATE")
                 _bring_up_to_date(connection, folder)
                 connection.execute("COMMIT")
+            _check_meta(connection, folder)
         finally:
             connection.close()
         if fresh:
@@ -136,6 +137,14 @@ def _bring_up_to_date(connection: sqlite3.Connection, folder: Path) -> None:
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def _check_meta(connection: sqlite3.Connection, folder: Path) -> None:
+    """Whether what every reader and writer begins with is there; raises ``Corrupt``."""
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    numbers = meta.get("version"), meta.get("next_seq"), meta.get("dimension") or 0
+    if not all(type(number) is int and number >= 0 for number in numbers) or type(meta.get("space") or "") is not str:
+        raise Corrupt(f"memory table {folder.name}: its version or dimension is damaged; restore it from an export")
 
 
 def _statements(script: str) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import tracemalloc
+from pathlib import Path
 
 import delta_targets
 import node_targets
@@ -13,7 +15,8 @@ from fuzz_target import Target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios_node.engine.errors import AiosError, BadConfig
+from aios_node.engine.errors import AiosError, BadConfig, Corrupt
+from aios_node.memory.store import MemoryStore
 
 TARGETS = {**delta_targets.TARGETS, **node_targets.TARGETS}
 WORDS = [b"\xff" * 4, bytes(4), b"\0\0\0\x7f", b"\xff" * 8, b"[[[[", b'":{"', b"1e999", b"-1", b"\\u0000", b"9" * 25]
@@ -85,3 +88,14 @@ def test_memory_stays_within_what_is_declared(name: str, data: st.DataObject) ->
     allowed = target.allowed + 20 * len(damage)
     assert peak <= allowed
     assert pa.total_allocated_bytes() - before <= allowed
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM meta WHERE key = 'version'", "UPDATE meta SET value = 'x'"])
+def test_a_log_without_its_counters_is_refused(tmp_path: Path, change: str) -> None:
+    with contextlib.closing(MemoryStore.open(tmp_path)) as store:
+        store.add(text="one")
+    with contextlib.closing(sqlite3.connect(tmp_path / "default" / "memory.sqlite")) as database:
+        database.execute(change)
+        database.commit()
+    with contextlib.closing(MemoryStore.open(tmp_path)) as store, pytest.raises(Corrupt, match="damaged"):
+        store.scan()
