@@ -166,6 +166,7 @@ class Service:
             core.sync.start()
         if core.config.discovery.mdns:
             self._discover()
+        threading.Thread(target=self._prune, name="prune", daemon=True).start()
         if core.config.models.preload:
             threading.Thread(target=self._preload, name="preload", daemon=True).start()
 
@@ -207,9 +208,16 @@ class Service:
         """After a change: rows stored before there was an encoder are embedded, old versions collected."""
         try:
             self._core.embed_waiting()
-            prune(self._core)
         except AiosError as error:
             log.error("not tidied up", error=error.message)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Also at start: a pruning may have been cut off."""
+        try:
+            prune(self._core)
+        except AiosError as error:
+            log.error("old versions not removed", error=error.message)
 
     def _observe(self, record: CallRecord) -> None:
         self._core.metrics.requests.labels(record.method, record.code).inc()

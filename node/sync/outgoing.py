@@ -54,7 +54,12 @@ class OutgoingPackages:
         self._cache = DiskCache(folder, max_bytes=max_bytes)
 
     def prepare(self, key: TransferKey, codecs: tuple[str, ...]) -> Lease:
-        """The package of ``key`` in these codecs, from the cache or built now. Raises AiosError."""
+        """The package of ``key`` in these codecs, from the cache or built now. Raises AiosError.
+
+        Only an ancestor is taken as base: a delta from anything else would tell who may read one model about another.
+        """
+        if key.base is not None and key.base not in self._store.ancestors(key.version):
+            key = TransferKey(key.model, key.version)
         held = self._cache.hold(_name(key, codecs), lambda work: self._build(work, key, codecs), _whole_package)
         info = PackageInfo(**read_json(held.path / INFO, None))
         return Lease(held.path / PACKAGE, info, held.release, (held.path / KEPT).exists())
@@ -79,11 +84,8 @@ class OutgoingPackages:
 
     @contextmanager
     def _base(self, key: TransferKey) -> Iterator[Path | None]:
-        """The folder of the base, stored or rebuilt; None where there is none to be had.
-
-        Only an ancestor is taken: a delta from anything else would tell who reads one model about another one.
-        """
-        if key.base is None or key.base not in self._store.ancestors(key.version):
+        """The folder of the base, stored or rebuilt; None where there is none to be had."""
+        if key.base is None:
             yield None
         elif self._store.has(key.base):
             with self._store.pin(key.base) as base:

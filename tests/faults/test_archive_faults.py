@@ -15,6 +15,7 @@ import pytest
 from aios_node.delta.disk import Step
 
 CHAIN = 9
+MANY = 16
 PRUNING = [Step.ARCHIVE, Step.NAME_ARCHIVE, Step.UNREGISTER, Step.REMOVE]
 RESTORING = [Step.VERIFY, Step.RENAME, Step.SYNC_NAME, Step.REGISTER, Step.ACKNOWLEDGE, *PRUNING[2:]]
 
@@ -95,13 +96,13 @@ def test_killed_while_restoring_nothing_is_out_of_reach(crasher: Crasher, step: 
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_killed_again_and_again_at_any_moment(crasher: Crasher, seed: int) -> None:
     choice = random.Random(seed)
     kills = 0
     last = 0
-    while last < 24:
-        last = min(24, len(crasher.versions) + 6)
+    while last < MANY:
+        last = min(MANY, len(crasher.versions) + 6)
         how = {"kill_after": choice.randrange(1, 8), "moment": choice.randrange(1_000_000)}
         if crasher.versions and choice.random() < 0.4:
             kills += crasher.ask("restore", **how)[1] == -9
@@ -109,4 +110,4 @@ def test_killed_again_and_again_at_any_moment(crasher: Crasher, seed: int) -> No
             kills += crasher.grow(last, **how) == -9
         last = len(crasher.versions)
         crasher.examine()
-    assert kills >= 5
+    assert kills >= 4

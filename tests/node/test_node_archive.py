@@ -78,9 +78,10 @@ def test_a_pruned_base_costs_what_a_stored_one_costs(store: VersionStore, tmp_pa
 def test_a_base_that_is_no_ancestor_is_not_used(store: VersionStore, tmp_path: Path) -> None:
     versions = grow(store, 3)
     secret = store.commit("secret", weights(50), {}, created_at="t")
-    packages, _ = packages_of(store, tmp_path / "out")
+    packages, workers = packages_of(store, tmp_path / "out")
     assert build(packages, "m", versions[-1], secret).mode == "full"
     assert build(packages, "m", versions[-1], "0" * 64).mode == "full"
+    assert workers.jobs == ["build_package"]  # whatever bases are named, there is one full package
 
 
 def test_a_base_larger_than_the_cache_is_not_rebuilt(store: VersionStore, tmp_path: Path) -> None:
