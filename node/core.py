@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aios_node.node.metrics import Metrics
     from aios_node.node.network_search import NetworkSearch
     from aios_node.node.privacy import PrivacyBook
+    from aios_node.node.sums.member import SumHost
     from aios_node.node.sync.service import SyncService
 
 MIB = 1 << 20
@@ -101,6 +102,14 @@ class NodeCore:
 
         with self._lazy:
             return PrivacyBook(self.config.data_dir / "privacy.json")
+
+    @cached_property
+    def sums(self) -> SumHost:
+        """Secure sums that this node gives a vector to."""
+        from aios_node.node.sums.member import SumHost
+
+        with self._lazy:
+            return SumHost(self.identity)
 
     @cached_property
     def memory(self) -> MemoryStore:

@@ -52,6 +52,12 @@ class Dialer:
             raise ProtocolError(f"{peer.uri} does not say what news it has")
         return number
 
+    def ask(self, peer: Peer, op: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The result of an operation on a peer; what it says of its progress is passed over. Raises AiosError."""
+        with self._client(peer, self._certificates(peer), timeout_s) as client:
+            results = [found for found in client.call(op, args, timeout=timeout_s) if "progress" not in found]
+        return results[-1] if results else {}
+
     def search(self, peer: Peer, request: SearchRequest, timeout_s: float) -> pa.Table:
         """A peer's own hits for a search."""
         fields = {name: value for name, value in vars(request).items() if value is not None and name != "table"}

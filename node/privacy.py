@@ -83,7 +83,7 @@ def plan_release(
             f"this would bring table {table} to epsilon {total:.4g}, privacy.epsilon_max is {settings.epsilon_max:g} "
             f"and {left:.4g} is spent: take more noise, or publish nothing more from it"
         )
-    return PrivacyPlan(grid, rho, {**recipe_entry(grid, release, delta, before), "epsilon_table": total})
+    return PrivacyPlan(grid, rho, {**recipe_entry(settings.clip_norm, release, delta, before), "epsilon_table": total})
 
 
 def spent_by(store: VersionStore, version: str) -> Spent:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from aios_node.delta.privacy.differential.accountant import Release, check_delta
-from aios_node.delta.privacy.differential.grid import Grid
 from aios_node.delta.privacy.differential.rdp import ORDERS, epsilon_of
 
 RECIPE_KEY: Final = "privacy"
 MECHANISM: Final = "discrete-gaussian"
-_TRAINED = "lora-merged"
+_TRAINED = frozenset({"lora-merged", "secure-sum"})
 _MOST = 2**53
 
 Look = Callable[[str], tuple[Mapping[str, Any] | None, tuple[str, ...]] | None]
@@ -63,7 +62,7 @@ def epsilon_of_rho(rho: float, delta: float) -> float:
     return epsilon_of({order: order * rho for order in ORDERS}, delta) if rho else 0.0
 
 
-def recipe_entry(grid: Grid, release: Release, delta: float, before: Spent) -> dict[str, Any]:
+def recipe_entry(clip_norm: float, release: Release, delta: float, before: Spent) -> dict[str, Any]:
     """What a private version's recipe says: how it was made, its own price, and that of its lineage.
 
     Numbers that are infinite are null: JSON has no infinity.
@@ -72,8 +71,8 @@ def recipe_entry(grid: Grid, release: Release, delta: float, before: Spent) -> d
     lineage = before + own
     return {
         "mechanism": MECHANISM,
-        "clip_norm": grid.norm * grid.step,
-        "noise_multiplier": grid.noise_multiplier,
+        "clip_norm": clip_norm,
+        "noise_multiplier": release.noise_multiplier,
         "neighbours": release.neighbours.name.lower().replace("_", "-"),
         "delta": delta,
         "epsilon": _finite(own.epsilon(delta)),
@@ -97,7 +96,7 @@ def lineage_spent(versions: tuple[str, ...], look: Look) -> Spent:
         if recipe is not None and RECIPE_KEY in recipe:
             spent += _told(recipe[RECIPE_KEY])
             continue
-        if recipe is not None and recipe.get("method") == _TRAINED:
+        if recipe is not None and recipe.get("method") in _TRAINED:
             spent += Spent(unprotected=1)
         waiting += [parent for parent in parents if parent not in seen]
         seen.update(parents)

@@ -50,6 +50,31 @@ def encoder(
         print(f"not published: {result['reason']}")
 
 
+@app.command()
+def together(
+    model: Annotated[str, typer.Argument(help="Encoder to adapt.")],
+    threshold: Annotated[int | None, typer.Option(min=2, help="Members that must stay to the end.")] = None,
+    honest: Annotated[int | None, typer.Option(min=1, help="Members whose noise is counted on.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of every member.")] = None,
+    noise: Annotated[
+        float | None, typer.Option("--noise-multiplier", min=0, help="Noise in the sum, in clip norms; 0: none.")
+    ] = None,
+    clip_norm: Annotated[float | None, typer.Option(min=0, help="L2 norm that each update is shortened to.")] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Let this node and its peers train, each on its own texts; publish the mean. Nobody sees a single update."""
+    args: dict[str, Any] = {"model": model, "threshold": threshold, "honest": honest, "steps": steps}
+    args |= {"noise_multiplier": noise, "clip_norm": clip_norm}
+    result = answered(config, "train_together", args, as_json)
+    if result is None:
+        return
+    print(f"published {model} {short(result['version'])}: the mean of {len(result['contributors'])} "
+          f"of {len(result['members'])} members")  # fmt: skip
+    epsilon = result["privacy"]["epsilon"]
+    print("without noise" if epsilon is None else f"epsilon {epsilon:.4g} at delta {result['privacy']['delta']:g}")
+
+
 def _privacy(told: dict[str, Any]) -> str:
     length = f"the update was {told['update_norm']:.4g} long"
     price = f"epsilon {told['epsilon']:.4g} at delta {told['delta']:g}"

@@ -192,6 +192,8 @@ class PrivacySection(Section):
     clip_norm: float = Field(1.0, gt=0, le=1e9, description="L2 norm that an update is shortened to")
     delta: float = Field(1e-5, gt=0, lt=1, description="probability with which epsilon may fail")
     epsilon_max: float | None = Field(None, gt=0, description="most that one table may cost, all publications together")
+    sums: tuple[str, ...] = Field((), description="models, or patterns, whose secure sums this node trains for")
+    sums_least: int = Field(3, ge=2, description="least number of members that must be in a sum with this node")
 
 
 class LogSection(Section):

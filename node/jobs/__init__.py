@@ -21,24 +21,30 @@ from aios_node.node.jobs.packages import (
 )
 from aios_node.node.jobs.quantize import QuantizeJob, quantize
 from aios_node.node.jobs.recipes import RecipeOptions, read_recipe
+from aios_node.node.jobs.together import ContributeJob, LayoutJob, SumJob, apply_sum, contribute, trained_layout
 from aios_node.node.jobs.validate import CompareJob, compare, failures
 
 __all__ = [
     "AdaptJob",
     "ApplyJob",
     "CompareJob",
+    "ContributeJob",
     "DiffJob",
     "ExportJob",
     "ImportJob",
+    "LayoutJob",
     "MergeJob",
     "PackageJob",
     "QuantizeJob",
     "RebuildJob",
     "RecipeOptions",
+    "SumJob",
     "adapt_encoder",
     "apply_package",
+    "apply_sum",
     "build_package",
     "compare",
+    "contribute",
     "diff",
     "document_line",
     "export",
@@ -48,4 +54,5 @@ __all__ = [
     "quantize",
     "read_recipe",
     "rebuild_version",
+    "trained_layout",
 ]

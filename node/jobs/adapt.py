@@ -47,7 +47,7 @@ def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     from aios_node.engine.evolve.pairs import make_pairs, split_pairs
     from aios_node.engine.weights.folder import read_folder, write_folder
 
-    split = split_pairs(make_pairs(list(_documents(job.documents))), seed=job.seed)
+    split = split_pairs(make_pairs(list(read_documents(job.documents))), seed=job.seed)
     config = LoRAConfig(seed=job.seed, prox_mu=job.prox_mu)
     if job.steps is not None:
         config = replace(config, steps=job.steps)
@@ -111,7 +111,8 @@ def _verdict(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "better": not reason, "reason": reason}
 
 
-def _documents(path: Path) -> Iterator[Any]:
+def read_documents(path: Path) -> Iterator[Any]:
+    """What ``document_line`` wrote, as documents to learn from."""
     from aios_node.engine.evolve.pairs import Document
 
     with path.open("rb") as file:

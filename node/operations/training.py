@@ -50,7 +50,7 @@ def train_encoder(core: NodeCore, args: TrainEncoderArgs, progress: Progress) ->
     plan = _privacy(core, args, table, source)
     started = time.monotonic()
     with core.store.workspace() as folder, core.store.workspace() as work, core.store.pin(source) as base:
-        documents = _write_documents(core, table, work / "documents.jsonl")
+        documents = write_documents(core, table, work / "documents.jsonl")
         job = jobs.AdaptJob(base, folder, documents, args.steps, args.seed, source, args.prox_mu, plan)
         report = core.workers.run(jobs.adapt_encoder, job, progress=progress)
         version = None
@@ -83,7 +83,7 @@ def _privacy(core: NodeCore, args: TrainEncoderArgs, table: str, source: str) ->
     return plan_release(settings, core.privacy, table, before, epsilon=args.epsilon)
 
 
-def _write_documents(core: NodeCore, table: str, path: Path) -> Path:
+def write_documents(core: NodeCore, table: str, path: Path) -> Path:
     """The table's texts for the worker, one JSON object per line; ``source`` is a text's title."""
     count = 0
     with path.open("wb") as file:

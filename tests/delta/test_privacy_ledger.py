@@ -21,7 +21,7 @@ def private(noise: float, before: Spent) -> dict[str, Any]:
     """A recipe as it comes back from a manifest."""
     grid = Grid.of(1.0, noise)
     release = Release(grid.noise_multiplier, Neighbours.REPLACE)
-    entry: dict[str, Any] = json.loads(json.dumps(recipe_entry(grid, release, DELTA, before), allow_nan=False))
+    entry: dict[str, Any] = json.loads(json.dumps(recipe_entry(1.0, release, DELTA, before), allow_nan=False))
     return {"method": "lora-merged", "privacy": entry}
 
 
