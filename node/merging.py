@@ -19,7 +19,7 @@ import structlog
 from aios_node.delta.merge.lineage import merge_base
 from aios_node.delta.names import short
 from aios_node.delta.store.events import Event
-from aios_node.engine.errors import AiosError, BadRequest, NoBase, Unauthenticated, UnknownVersion
+from aios_node.engine.errors import AiosError, BadRequest, Busy, NoBase, Unauthenticated, UnknownVersion
 from aios_node.node import jobs
 from aios_node.node.archiving import stored_version
 
@@ -39,11 +39,15 @@ class Way:
     options: Mapping[str, Any]
 
 
-def merge_heads(core: NodeCore, model: str, heads: Sequence[str], way: Way, progress: Progress) -> dict[str, Any]:
+def merge_heads(
+    core: NodeCore, model: str, heads: Sequence[str], way: Way, progress: Progress, *, only_while: str | None = None
+) -> dict[str, Any]:
     """Merge these versions (full ids) of a model and serve the result; returns model, version, base, heads, recipe.
 
-    Raises BadRequest for versions that have not diverged or cannot be merged, NoBase where the common ancestor is
-    neither stored nor archived, Unauthenticated where a head's author is a stranger by now, and what merging raises.
+    ``only_while``: give the result up (Busy) unless this version is still active, so that what was learned in the
+    meantime is not pushed aside. Raises BadRequest for versions that have not diverged or cannot be merged, NoBase
+    where the common ancestor is neither stored nor archived, Unauthenticated where a head's author is a stranger by
+    now, and what merging raises.
     """
     _check_authors(core, model, heads)
     base = _base(core, model, heads)
@@ -52,6 +56,8 @@ def merge_heads(core: NodeCore, model: str, heads: Sequence[str], way: Way, prog
         first, *others = (stack.enter_context(core.store.pin(version)) for version in (base, *sorted(heads)))
         job = jobs.MergeJob(first, tuple(others), folder, scratch, way.strategy, way.options)
         recipe = core.workers.run(jobs.merge_versions, job, progress=progress)
+        if only_while is not None and core.store.active(model) != only_while:
+            raise Busy(f"another version of {model} became active while it was merged: it is merged with that one next")
         version = core.publish(model, folder)
     log.info("merged", model=model, version=version[:12], strategy=way.strategy, heads=[head[:12] for head in heads])
     return {"model": model, "version": version, "base": base, "heads": sorted(heads), "recipe": recipe}
@@ -129,11 +135,12 @@ class Merger:
 
     def _work(self) -> None:
         while (model := self._next()) is not None:
+            active = self._core.store.active(model)  # asked before the heads: what comes in between is a change
             heads = () if _derived(self._core, model) else meeting(self._core, model)
             if len(heads) < self._core.config.models.merge_heads or self._failed.get(model) == heads:
                 continue
             try:
-                merge_heads(self._core, model, heads, configured(self._core), _silent)
+                merge_heads(self._core, model, heads, configured(self._core), _silent, only_while=active)
             except AiosError as error:
                 if not error.retryable:
                     self._failed[model] = heads

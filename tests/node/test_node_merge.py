@@ -314,6 +314,32 @@ def test_what_cannot_be_merged_is_tried_once_and_stops_nothing_else(tmp_path: Pa
         assert set(core.store.heads("m")) == {mine, theirs}
 
 
+def test_what_was_learned_while_merging_is_not_pushed_aside(tmp_path: Path) -> None:
+    author = stranger(tmp_path / "carol")
+    known = load_identity(author, []).node_id
+    extra = (
+        f"\nsecurity: {{tls: 'on', publishers: [{known}]}}\nmodels: {{merge_strategy: fedavg, merge_wait_s: 0.01}}\n"
+    )
+    with node(tmp_path / "alpha", extra) as core:
+        base = commit(core, START)
+        theirs = commit(core, START + 3, base, author=author, activate=False)
+        mine = commit(core, START + 1, base)
+        learned: list[str] = []
+
+        class Learning(Here):
+            def run(self, job: Any, *args: Any, progress: Any = quiet) -> Any:
+                if not learned:
+                    learned.append(commit(core, START + 5, mine))
+                return super().run(job, *args, progress=progress)
+
+        core.__dict__["workers"] = Learning()
+        merger = Merger(core)
+        wait_until("the merge", lambda: core.store.active("m") not in {mine, theirs, *learned}, PATIENCE_S)
+        merger.close(PATIENCE_S)
+        assert core.store.manifest(core.version("m", None)).parents == tuple(sorted([theirs, *learned]))
+        assert len(core.store.versions("m")) == 5, "the first result was given up"
+
+
 def test_the_same_merge_made_twice_is_one_version(tmp_path: Path) -> None:
     with node(tmp_path / "alpha") as core:
         base = commit(core, START)
