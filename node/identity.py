@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
@@ -83,18 +83,32 @@ def load_identity(folder: Path, hosts: Iterable[str] = (), *, now: datetime | No
     return Identity(node_id, signing, certificate, _read(folder / "node.key"))
 
 
+_NO_CERTIFICATE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+)
+"""What the library raises, early or late, for bytes that are no certificate of a node."""
+
+
 def node_id_of(certificate: bytes) -> str:
     """The node id that a PEM certificate proves. Raises Unauthenticated when it proves none."""
     try:
         parsed = x509.load_pem_x509_certificate(certificate)
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         basic = parsed.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (ValueError, x509.ExtensionNotFound):
+        spki = parsed.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    except _NO_CERTIFICATE:
         raise Unauthenticated("this is not the certificate of a node: make one with `aios-node init`") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     claimed = uris[0].removeprefix("aios:") if uris and uris[0].startswith("aios:") else ""
     proofs = [uri.removeprefix("aios-proof:") for uri in uris if uri.startswith("aios-proof:")]
-    spki = parsed.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     proved = any(_hex_signature_ok(claimed, spki, proof) for proof in proofs)
     if basic.ca or not proved:
         raise Unauthenticated("the certificate does not prove the node id that it names")

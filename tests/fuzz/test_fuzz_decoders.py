@@ -19,6 +19,7 @@ from aios_node.engine.errors import AiosError, BadConfig, Corrupt
 from aios_node.memory.store import MemoryStore
 
 TARGETS = {**delta_targets.TARGETS, **node_targets.TARGETS}
+FOUND = sorted((Path(__file__).parent / "found").iterdir())
 WORDS = [b"\xff" * 4, bytes(4), b"\0\0\0\x7f", b"\xff" * 8, b"[[[[", b'":{"', b"1e999", b"-1", b"\\u0000", b"9" * 25]
 
 
@@ -77,6 +78,7 @@ def test_only_documented_errors(name: str, data: st.DataObject) -> None:
 def test_memory_stays_within_what_is_declared(name: str, data: st.DataObject) -> None:
     target = TARGETS[name]
     damage = data.draw(inputs(target))
+    target.run(target.seeds[0])  # what is loaded late is not counted
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
@@ -99,3 +101,9 @@ def test_a_log_without_its_counters_is_refused(tmp_path: Path, change: str) -> N
         database.commit()
     with contextlib.closing(MemoryStore.open(tmp_path)) as store, pytest.raises(Corrupt, match="damaged"):
         store.scan()
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
+def test_what_fuzzing_found_stays_fixed(path: Path) -> None:
+    with pytest.raises(AiosError):
+        TARGETS[path.name.rpartition("-")[0]].run(path.read_bytes())
