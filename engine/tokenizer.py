@@ -93,6 +93,9 @@ class FastTokenizer:
 
     def pad(self, rows: Sequence[Sequence[int]], multiple: int = 1) -> TokenBatch:
         """Put rows of ids into one right-padded int64 [n, t] array with its mask, t a multiple of ``multiple``."""
+        if len(rows) == 1 and rows[0] and not len(rows[0]) % multiple:  # as single requests are: a tenth of the work
+            alone = np.array(rows, dtype=np.int64)
+            return TokenBatch(alone, np.ones_like(alone))
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
         width = -(-int(lengths.max(initial=0)) // multiple) * multiple
         mask = (np.arange(width) < lengths[:, None]).astype(np.int64)

@@ -89,6 +89,8 @@ class Encoder:
         """Mean over real tokens, or the first token; then unit length where the configuration says so."""
         if self.config.pooling == "cls":
             pooled = hidden[:, 0]
+        elif bool(mask.all()):
+            pooled = hidden.mean(1)
         else:
             weight = mask.to(hidden.dtype).unsqueeze(-1)  # [b, t, 1]
             pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)

@@ -55,6 +55,9 @@ class Rows:
         return rows
 
 
+_NOBODY = Rows.empty((0, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class Int8Linear:
     """A linear map [out, in]: codes int8, one scale per output channel, bias."""
@@ -115,8 +118,9 @@ class Int8Block:
         batch, length, width = x.shape
         rows = x.reshape(batch * length, width).numpy()
         attended = self._attention(Rows.of(rows), batch, mask)
-        rows = _add_norm(self.output, attended, rows, self.attention_norm)
-        rows = _add_norm(self.down, self._inner(Rows.of(rows)), rows, self.output_norm)
+        middle = Rows.empty(rows.shape)
+        rows = _add_norm(self.output, attended, rows, self.attention_norm, middle)
+        rows = _add_norm(self.down, self._inner(middle), rows, self.output_norm, _NOBODY)
         return torch.from_numpy(rows).view(batch, length, width)
 
     def _attention(self, rows: Rows, batch: int, mask: torch.Tensor | None) -> Rows:
@@ -148,7 +152,8 @@ class Int8Block:
         return out
 
 
-def _add_norm(linear: Int8Linear, rows: Rows, x: Floats, norm: LayerNorm) -> Floats:
+def _add_norm(linear: Int8Linear, rows: Rows, x: Floats, norm: LayerNorm, quantised: Rows) -> Floats:
+    """Layer norm of ``x`` [m, n] plus the map of rows; the result goes into ``quantised`` as well, if that has rows."""
     out = np.empty_like(x)
     products = linear.products(rows)
     _kernels().add_norm(
@@ -163,6 +168,9 @@ def _add_norm(linear: Int8Linear, rows: Rows, x: Floats, norm: LayerNorm) -> Flo
         norm.bias.numpy(),
         np.float32(norm.eps),
         out,
+        quantised.codes,
+        quantised.scales,
+        quantised.offsets,
     )
     return out
 

@@ -142,9 +142,17 @@ def add_norm(
     shift: Floats,
     eps: Any,
     out: Floats,
+    codes: Codes,
+    new_scales: Floats,
+    new_offsets: Floats,
 ) -> None:
-    """Layer norm of ``x`` [m, n] plus what ``rescale`` gives -> floats [m, n]; gain and shift [n], eps float32."""
+    """Layer norm of ``x`` [m, n] plus what ``rescale`` gives -> floats [m, n]; gain and shift [n], eps float32.
+
+    The result is quantised too: codes int8 [m, n], their scales [m] and offsets [m]; where there are no codes, [0, 0],
+    nobody needs that.
+    """
     width = products.shape[1]
+    quantised, ends = np.empty((1, width), np.float32), np.empty(2, np.int32)
     for m in range(products.shape[0]):
         scale, offset, total = scales[m], offsets[m], np.float32(0)
         row = out[m]
@@ -159,6 +167,10 @@ def add_norm(
         factor = np.float32(1) / np.sqrt(spread / np.float32(width) + eps)
         for n in range(width):
             row[n] = (row[n] - mean) * factor * gain[n] + shift[n]
+        if codes.shape[0]:
+            for n in range(width):
+                quantised[0, n] = row[n]
+            quantise_row(quantised, m, codes, new_scales, new_offsets, ends)
 
 
 @kernel

@@ -99,8 +99,11 @@ def test_layer_norm_after_a_product_is_layer_norm() -> None:
     plain = torch.tensor(linear.floats(rows)) + x
     expected = torch.nn.functional.layer_norm(plain, (32,), gain, shift, 1e-5)
     norm = int8.LayerNorm(gain, shift, 1e-5)
-    found = int8._add_norm(linear, rows, x.numpy(), norm)
+    quantised = Rows.empty((5, 32))
+    found = int8._add_norm(linear, rows, x.numpy(), norm, quantised)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_array_equal(quantised.codes, Rows.of(found).codes)
+    np.testing.assert_array_equal(int8._add_norm(linear, rows, x.numpy(), norm, Rows.empty((0, 0))), found)
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 5), (3, int8.SHORT)])
