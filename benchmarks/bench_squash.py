@@ -54,11 +54,11 @@ class Sender:
     store: VersionStore
     versions: list[str]
     successive: list[int]  # bytes of the delta from each version to the next
-    archiving: list[float]  # seconds per round of pruning
+    archiving: list[float]  # CPU seconds per round of pruning
 
 
 def run() -> dict[str, object]:
-    """Exact bytes for peers 1 to 64 versions behind; disk that the archive takes; seconds."""
+    """Exact bytes for peers 1 to 64 versions behind; disk that the archive takes; CPU seconds."""
     source = import_folder(ROOT / ".cache" / "minilm")
     weights: Weights = {name: np.asarray(value).astype(ml_dtypes.bfloat16) for name, value in source.weights.items()}
     matrices = tuple(name for name, value in weights.items() if value.ndim == 2)
@@ -93,8 +93,8 @@ def measure(folder: Path, weights: Weights, changed: tuple[str, ...]) -> dict[st
         "64 deltas one by one over the squashed one": round(sum(sender.successive) / farthest.bytes, 2),
         "archive, bytes": archived,
         "archive over the same versions whole": round(archived / (one * (VERSIONS + 1 - KEPT)), 5),
-        "seconds to archive one version, median": round(statistics.median(sender.archiving), 3),
-        "seconds to rebuild a base 64 behind and build the package": round(seconds, 2),
+        "CPU seconds to archive one version, median": round(statistics.median(sender.archiving), 3),
+        "CPU seconds to rebuild a base 64 behind and build the package": round(seconds, 2),
         "bytes by distance": {
             "columns": ["versions behind", "mode", "bytes", "over a full copy"],
             "rows": [[n, info.mode, info.bytes, info.bytes / full] for n, (info, _) in late.items()],
@@ -113,9 +113,9 @@ def grow(store: VersionStore, folder: Path, weights: Weights, changed: tuple[str
         sender.versions.append(commit(store, now, sender.versions[-1:]))
         old, new = (store.path(version) for version in sender.versions[-2:])
         sender.successive.append(build(folder, old, new).bytes)
-        started = time.perf_counter()
+        started = time.process_time()
         if store.gc(keep_last=KEPT).versions:
-            sender.archiving.append(time.perf_counter() - started)
+            sender.archiving.append(time.process_time() - started)
     return sender
 
 
@@ -139,14 +139,14 @@ def build(folder: Path, base: Path | None, target: Path) -> PackageInfo:
 
 
 def late_peer(folder: Path, sender: Sender, behind: int) -> tuple[PackageInfo, float]:
-    """What a peer gets, and the seconds until its package is there. The cache begins empty."""
+    """What a peer gets, and the CPU seconds until its package is there. The cache begins empty."""
     workers: Any = Here()
     packages = OutgoingPackages(folder, sender.store, workers, max_bytes=1 << 30)
     newest, base = sender.versions[-1], sender.versions[-1 - behind]
-    started = time.perf_counter()
+    started = time.process_time()
     lease = packages.prepare(TransferKey("m", newest, base), Coding().codecs)
     lease.release()
-    return lease.info, time.perf_counter() - started
+    return lease.info, time.process_time() - started
 
 
 def _quiet(_share: float, _text: str) -> None:

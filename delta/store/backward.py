@@ -23,6 +23,8 @@ from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.weights.folder import VersionFolder, read_folder, write_folder
 from aios_node.engine.weights.manifest import Manifest
 
+HELD_BYTES: Final = 256 << 20
+"""Decoded tensors that are kept while a version is written, so that none of a smaller one is decoded twice."""
 LAYERS: Final = 32
 """Packages that are open over each other at once; longer chains write a folder in between."""
 
@@ -57,7 +59,7 @@ def rebuild(route: Route, folder: Path) -> None:
     """
     stages = [route.links[start : start + LAYERS] for start in range(0, len(route.links), LAYERS)]
     between = [folder.with_name(f"{folder.name}.{number}") for number in range(1, len(stages))]
-    below = route.root
+    below, version = route.root, ""
     try:
         for links, above in zip(stages, [*between, folder], strict=True):
             version = _write(below, links, above)
@@ -93,6 +95,30 @@ class _Layer:
         return contextlib.nullcontext(self.package.weights)
 
 
+class _Held(Mapping[str, Tensor]):
+    """Tensors that are kept once they were decoded, up to ``HELD_BYTES``."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+        self._kept: dict[str, Tensor] = {}
+        self._room = HELD_BYTES
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._kept:
+            return self._kept[name]
+        tensor = self._weights[name]
+        if tensor.nbytes <= self._room:
+            self._room -= tensor.nbytes
+            self._kept[name] = tensor
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
 def _write(root: Path, links: Sequence[Path], folder: Path) -> str:
     """Apply a few links over each other and write what is on top; returns its version id."""
     below: VersionFolder = read_folder(root)
@@ -103,7 +129,7 @@ def _write(root: Path, links: Sequence[Path], folder: Path) -> str:
         manifest = layer.manifest
         written = write_folder(
             folder,
-            stack.enter_context(layer.weights()),
+            _Held(stack.enter_context(layer.weights())),
             {name: layer.read_file(name) for name in manifest.files},
             parents=manifest.parents,
             recipe=manifest.recipe,

@@ -77,8 +77,16 @@ def examine(command: dict[str, Any], emit: Emit) -> None:
         emit({"stored": len(stored), "archived": len(store.archived("m"))})
 
 
+def warm_up() -> None:
+    """Load what coding and rebuilding need before any fork, so that children begin at once."""
+    with TemporaryDirectory() as folder:
+        grow({"store": folder, "first": 0, "last": 4}, lambda _message: None)
+        restore({"store": folder}, lambda _message: None)
+
+
 JOBS |= {job.__name__: job for job in (grow, restore, examine)}
 
 if __name__ == "__main__":
+    warm_up()
     for request in sys.stdin:
         serve(loads(request))
