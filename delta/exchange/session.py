@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar
 
@@ -37,11 +37,11 @@ from aios_node.delta.exchange.effects import (
     TransferResult,
 )
 from aios_node.delta.exchange.incoming import Incoming
+from aios_node.delta.exchange.offering import MayOffer, Offering
 from aios_node.delta.exchange.outbox import Outbox
 from aios_node.delta.exchange.outgoing import Outgoing
 from aios_node.delta.exchange.transitions import Table, listed
 from aios_node.delta.exchange.wire import (
-    OFFERS_PER_MESSAGE,
     PASSED_ON,
     PUSHED,
     Abort,
@@ -59,12 +59,11 @@ from aios_node.delta.exchange.wire import (
     decode,
 )
 from aios_node.delta.limits import DEFAULT_LIMITS
-from aios_node.delta.offers import Offer, PackageInfo, Partial, Resume, SyncPolicy
+from aios_node.delta.offers import Offer, PackageInfo, Resume, SyncPolicy
 from aios_node.delta.swarm.swarm import Swarm
 from aios_node.engine.errors import AiosError, BadRequest, ProtocolError, TransferAborted
 
 Answer = PackageInfo | Resume | Shared | tuple[tuple[int, int], ...] | bytes | memoryview | None
-MayOffer = Callable[[Offer], bool]
 
 
 @dataclass(frozen=True)
@@ -119,14 +118,14 @@ class SyncSession:
         """
         self.phase = Phase.NEW
         self.news = news
-        self._swarm, self._may_offer = swarm, may_offer
+        self._swarm = swarm
         self._guard: AbstractContextManager[object] = nullcontext() if swarm is None else swarm.guard
         with self._guard:
             self._link = 0 if swarm is None else swarm.connect(peer, self._tell)
         self._protocol = PUSHED
         self._config = config = config or SessionConfig()
-        self._offered = {(offer.model, offer.version): offer for offer in offers}
         self._outbox = Outbox()
+        self._offering = Offering(offers, self._outbox, swarm, may_offer)
         self._incoming = Incoming(
             policy,
             self._outbox,
@@ -136,7 +135,9 @@ class SyncSession:
             swarm=swarm,
             link=self._link,
         )
-        self._outgoing = Outgoing(self._offered, self._outbox, served=config.served, swarm=swarm, link=self._link)
+        self._outgoing = Outgoing(
+            self._offering.offered, self._outbox, served=config.served, swarm=swarm, link=self._link
+        )
         self._codecs: tuple[str, ...] = ()
         self._expected = 0
         self._said_done = False
@@ -255,11 +256,7 @@ class SyncSession:
         self._incoming.agreed(self._codecs, pulls=self._pulls)
         self._outgoing.agreed(pulls=self._pulls)
         self.phase = Phase.LISTENING
-        self._offered |= {(offer.model, offer.version): offer for offer in self._arriving()}
-        offers = tuple(self._offered.values())
-        for first in range(0, max(1, len(offers)), OFFERS_PER_MESSAGE):
-            end = first + OFFERS_PER_MESSAGE
-            self._outbox.say(Offers(offers[first:end], last=end >= len(offers)))
+        self._offering.begin(arriving=self._pulls)
 
     def _on_offers(self, message: Offers) -> None:
         self._incoming.offered(message.offers)
@@ -357,26 +354,11 @@ class SyncSession:
 
     def _offer_arriving(self) -> bool:
         """Offer what is arriving here; whether the peer may still come to send some of it."""
-        if self._swarm is None or not self._pulls or self.phase is Phase.PEER_DONE:
+        if not self._pulls or self.phase is Phase.PEER_DONE:
             return False
-        fresh = [] if self._said_done else self._arriving()
-        self._offered |= {(offer.model, offer.version): offer for offer in fresh}
-        waiting = any((live.key.model, live.key.version) in self._offered for live in self._swarm.live())
-        for first in range(0, len(fresh), OFFERS_PER_MESSAGE):
-            self._outbox.say(Offers(tuple(fresh[first : first + OFFERS_PER_MESSAGE]), last=True))
-        return waiting
-
-    def _arriving(self) -> list[Offer]:
-        """Offers of what is arriving here, that the peer may have and has not heard of."""
-        offers = []
-        for gathering in () if self._swarm is None or not self._pulls else self._swarm.offered():
-            partial = Partial(gathering.key.base, gathering.description.root, gathering.codecs)
-            offer = replace(gathering.offer, partial=partial)
-            version = offer.model, offer.version
-            known = version in self._offered or self._incoming.has_whole(*version)
-            if not known and self._may_offer(offer):
-                offers.append(offer)
-        return offers
+        if not self._said_done:
+            self._offering.go_on(self._incoming.has_whole)
+        return self._offering.waiting
 
     @property
     def _pulls(self) -> bool:

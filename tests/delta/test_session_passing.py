@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sync_peers import Exchange, Fault, Node, version_of
 
-from aios_node.delta.exchange.effects import CommitTransfer, OpenStaged, StageChunk
+from aios_node.delta.exchange.effects import CommitTransfer, OpenStaged, Send, StageChunk
 from aios_node.delta.exchange.session import SyncSession
-from aios_node.delta.exchange.wire import Chunk, Commit, Have, Hello, Message, Offers, Request, Share, encode
+from aios_node.delta.exchange.wire import Abort, Chunk, Commit, Have, Hello, Message, Offers, Request, Share, encode
 from aios_node.delta.offers import Decision, Offer, PackageInfo, Partial
 from aios_node.delta.swarm.description import Description, chunk_hashes
 from aios_node.delta.swarm.swarm import Swarm
@@ -122,8 +122,8 @@ class Script:
                     value = ((0, 3),)
                 case StageChunk():
                     self.staged.append(effect.index)
-            if hasattr(effect, "message") and hasattr(effect, "metadata"):
-                self.said.append(effect.message)
+                case Send():
+                    self.said.append(effect.message)
             self._take(self.session.complete(effect, value))  # type: ignore[arg-type]
 
     def all(self, kind: type) -> list:  # type: ignore[type-arg]
@@ -131,7 +131,7 @@ class Script:
 
     @property
     def error(self) -> str | None:
-        codes = [message.code for message in self.said if message.kind == "abort"]
+        codes = [message.code for message in self.said if isinstance(message, Abort)]
         return codes[-1] if codes else None
 
 
