@@ -22,7 +22,7 @@ from aios_node.engine.nets.kernels import ACTIVATIONS
 from aios_node.engine.nets.linear import Linear, Projection
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor
 from aios_node.engine.weights.lowrank import Factors
-from aios_node.engine.weights.names import FACTORS
+from aios_node.engine.weights.prediction import predicts
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +88,10 @@ class Adapters:
     def merge(self, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """Weights with every adapter added to its own tensor; all other tensors are the same objects.
 
-        The adapters are rounded to bfloat16 first and kept beside the tensors, in place of earlier ones: whoever has
-        ``weights`` can then make the result from them (see weights.lowrank). Raises BadRequest as ``check`` does.
+        The adapters are rounded to bfloat16 first and kept beside the tensors, in place of what lay there:
+        whoever has ``weights`` can then make the result from them (see weights.lowrank). Raises BadRequest as ``check`` does.
         """
-        merged = {name: tensor for name, tensor in weights.items() if not name.startswith(FACTORS)}
+        merged = {name: tensor for name, tensor in weights.items() if not predicts(name)}
         for name, adapter in self._adapters.items():
             key = f"{prefix}{name}.weight"
             tensor = np.ascontiguousarray(_plain(key, weights))
