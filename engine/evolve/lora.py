@@ -41,8 +41,8 @@ class LowRank:
 
     def factors(self) -> Factors:
         """What merging adds to the weight, as two matrices; the scale is in the first."""
-        up, down = (part.detach().cpu().double().numpy() for part in (self.up, self.down))
-        return Factors.of(up * self.scale, down)
+        up, down = (part.detach().cpu().numpy() for part in (self.up, self.down))
+        return Factors.of(up * np.float32(self.scale), down)
 
 
 class Adapters:
@@ -88,8 +88,9 @@ class Adapters:
     def merge(self, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """Weights with every adapter added to its own tensor; all other tensors are the same objects.
 
-        The adapters are rounded to bfloat16 first and kept beside the tensors, in place of what lay there:
-        whoever has ``weights`` can then make the result from them (see weights.lowrank). Raises BadRequest as ``check`` does.
+        The adapters are rounded to 8 bits first and kept beside the tensors, in place of what lay there:
+        whoever has ``weights`` can then make the result from them (see weights.lowrank). Raises BadRequest as ``check``
+        does.
         """
         merged = {name: tensor for name, tensor in weights.items() if not predicts(name)}
         for name, adapter in self._adapters.items():
