@@ -60,7 +60,11 @@ class TrainTogetherArgs(Args):
 
 
 @operation(
-    "sum_open", "{model, base, session, ...} -> {message, bytes}: train, and say keys", "write", "weights/{model}"
+    "sum_open",
+    "{model, base, session, ...} -> {message, bytes}: train, and say keys",
+    "write",
+    "weights/{model}",
+    long=True,
 )
 def sum_open(core: NodeCore, args: SumOpenArgs, progress: Progress) -> dict[str, Any]:
     """Take part in a sum: train on the default table, keep the vector ready, answer with this node's keys."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import structlog
@@ -21,6 +21,8 @@ from aios_node.node.identity import verify
 from aios_node.node.sums.plan import SumPlan
 
 log = structlog.get_logger("sums")
+
+SIGN_OF_LIFE_S = 5.0
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 """(operation, arguments) -> result, of one member. Raises AiosError."""
@@ -39,14 +41,23 @@ class Coordinator:
         calls = {member: ("sum_open", self._plan.said()) for member in self._members}
         with ThreadPoolExecutor(len(self._members), "sum") as pool:
             while True:
-                progress((self._aggregator.round.value - 1) / 5, self._aggregator.round.name.lower())
-                events = self._hear(pool.map(self._answer, calls, calls.values())) or self._aggregator.close()
+                asked = [pool.submit(self._answer, member, call) for member, call in calls.items()]
+                self._await(asked, progress)
+                events = self._hear(one.result() for one in asked) or self._aggregator.close()
                 end = events[-1]
                 if isinstance(end, Sum):
                     return end
                 if isinstance(end, Failed):
                     raise TransferAborted(f"the sum failed in round {end.round.name.lower()}: {end.reason}")
                 calls = {event.receiver: self._saying(event.message) for event in events if isinstance(event, Tell)}
+
+    def _await(self, asked: Sequence[Future[Any]], progress: Callable[[float, str], None]) -> None:
+        """Until all have answered or failed; tells every few seconds that it is still there."""
+        waiting: set[Future[Any]] = set(asked)
+        while waiting:
+            number = self._aggregator.round.value
+            progress((number - 1) / 5, f"{self._aggregator.round.name.lower()}, {len(waiting)} to come")
+            waiting = wait(waiting, SIGN_OF_LIFE_S).not_done
 
     def _hear(self, answers: Iterable[FromParticipant | None]) -> list[Event]:
         events: list[Event] = []
