@@ -45,9 +45,11 @@ class Offering:
         """What is arriving here, that the peer may have and has neither heard of nor holds."""
         found = []
         for gathering in () if self._swarm is None else self._swarm.offered():
+            version = gathering.key.model, gathering.key.version
+            if version in self.offered or peer_holds(*version):
+                continue
             offer = _partial(gathering)
-            version = offer.model, offer.version
-            if version not in self.offered and not peer_holds(*version) and self._may_offer(offer):
+            if self._may_offer(offer):
                 self.offered[version] = offer
                 found.append(offer)
         return found

@@ -99,7 +99,7 @@ class Transfer:
     def complete(self) -> bool:
         return len(self._durable) + len(self._pending) == self.chunks
 
-    def keep(self, right: Callable[[int, bytes], bool]) -> None:
+    def keep(self, right: Callable[[int, Bytes], bool]) -> None:
         """Ask about every chunk that is here; those that are not right count as missing."""
         for index in sorted(self._durable):
             offset, length = chunk_span(self.bytes, index)
