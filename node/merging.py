@@ -179,8 +179,8 @@ def _base(core: NodeCore, model: str, heads: Sequence[str]) -> str:
         return stored_version(core, model, base)
     except UnknownVersion:
         raise NoBase(
-            f"the common ancestor {short(base)} of these versions of {model} is not stored here any more: "
-            "activate one of them, or raise store.keep_versions where versions diverge for long"
+            f"the common ancestor {short(base)} of these versions of {model} is not here: a node that has it can merge "
+            "them; or activate one of them; store.keep_versions and store.history_mb say how long versions are kept"
         ) from None
 
 
