@@ -56,7 +56,10 @@ def test_who_cannot_wait_is_told_later(versions: list[Path]) -> None:
         go.wait(LONG)
         return FAST
 
-    preparation = Preparation(lambda: engines[0].reopen(versions[0]) or nobody(), work=work, patience_s=0.0)
+    def open_again() -> None:
+        assert engines[0].reopen(versions[0])
+
+    preparation = Preparation(open_again, work=work, patience_s=0.0)
     with ArrowEngine.open(versions[0], device="cpu", timings=preparation.timings) as engine:
         engines.append(engine)
         before = engine.encode(["some text"])
