@@ -133,7 +133,7 @@ def _mode(wanted: str, device: Device, folder: VersionFolder, timings: Callable[
     on_cpu, name = device.kind == "cpu", requested(wanted)
     if name != "auto":
         return check_mode(name, on_cpu=on_cpu)
-    quantised = any(entry.quant_type != "none" for entry in folder.manifest.tensors)
+    quantised = folder.manifest.quant != "none"
     return automatic(on_cpu=on_cpu, quantised=quantised, timings=timings() if on_cpu and quantised else {})
 
 

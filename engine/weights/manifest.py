@@ -18,6 +18,7 @@ from aios_node.engine.errors import AiosError, Corrupt, TooLarge
 from aios_node.engine.quant.blocks import Tensor, dtype_name
 from aios_node.engine.quant.dtypes import dtype_of
 from aios_node.engine.weights.names import canonical_json, check_file_name, check_sha256, check_tensor_name
+from aios_node.engine.weights.network import is_beside_network
 from aios_node.engine.weights.stored import expected_nbytes, quant_of, scale_codec_of, stored_parts
 
 FORMAT = 1
@@ -143,8 +144,8 @@ class Manifest:
 
     @property
     def quant(self) -> str:
-        """The coarsest quantisation among the tensors, or ``none``."""
-        found = {entry.quant_type for entry in self.tensors}
+        """The coarsest quantisation among the network's tensors, or ``none``."""
+        found = {entry.quant_type for entry in self.tensors if not is_beside_network(entry.name)}
         return next((name for name in ("int2", "int4", "int8") if name in found), "none")
 
     def to_bytes(self) -> bytes:

@@ -225,15 +225,17 @@ def predicted(entry: Any, base: bytes, start: int, found: Parts, entries: dict[s
         first = start // kind.itemsize
         values += dequantised(entries[update], found[update])[first : first + len(values)].astype(float)
         return values.astype(kind).tobytes()
-    up, down = (
-        (np.frombuffer(found[f"aios.factors/{side}/{entry['name']}"][0], "<u2").astype("<u4") << 16).view("<f4")
-        for side in ("up", "down")
+    (codes_up, scales_up, _), (codes_down, scales_down, _) = (
+        [np.frombuffer(part, kind) for part, kind in zip(found[name], ("i1", "<f4", "<f4"), strict=True)]
+        for name in (f"aios.factors/up/{entry['name']}", f"aios.factors/down/{entry['name']}")
     )
-    rank = len(up) // entry["shape"][0]
+    rank = len(scales_up)
+    up = (codes_up.reshape(-1, rank) * scales_up).astype("f4")
+    down = codes_down.reshape(rank, -1) * scales_down[:, None]
     places = np.arange(start // kind.itemsize, start // kind.itemsize + len(values))
     rows, columns = places // entry["shape"][1], places % entry["shape"][1]
     for k in range(rank):
-        values += up.reshape(-1, rank)[rows, k].astype(float) * down.reshape(rank, -1)[k, columns].astype(float)
+        values += up[rows, k].astype(float) * down[k, columns].astype(float)
     return values.astype(kind).tobytes()
 
 
@@ -355,7 +357,7 @@ def block_by_block() -> set[str]:
     new = {"w": old["w"].copy(), "x": old["x"] ^ np.resize(np.arange(7, dtype=np.uint32) << 24, 9000)}
     new["w"][1, 5] = 1
     old["merged"] = random.normal(size=(40, 50)).astype(np.float32)
-    factors = Factors.of(random.normal(size=(40, 2)), random.normal(size=(2, 50)))
+    factors = Factors.of(*(random.normal(size=shape).astype(np.float32) for shape in ((40, 2), (2, 50))))
     new |= {"merged": factors.add(old["merged"].ravel()).reshape(40, 50), **factors.stored("merged")}
     for name, bits, highest in (("kept", 8, 2), ("rough", 4, 16), ("signs", 2, 2)):
         old[name] = random.normal(size=(40, 50)).astype(np.float32)

@@ -123,7 +123,7 @@ def test_the_merged_network_computes_what_the_adapted_one_did(bench: Bench) -> N
             part.copy_(torch.randn(part.shape, generator=random) * 0.1)
     batch = bench.tokenizer.encode_batch([pair.answer for pair in PAIRS], 16)
     ours = adapted(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))
-    assert torch.allclose(ours, bench.vectors(adapters.merge(bench.weights)), atol=1e-3)  # factors have 8 bits
+    assert torch.allclose(ours, bench.vectors(adapters.merge(bench.weights)), atol=3e-3)  # factors have 8 bits
     assert not torch.allclose(ours, bench.vectors(bench.weights), atol=1e-2)
 
 
@@ -140,7 +140,7 @@ def test_adapters_start_as_nothing() -> None:
     assert isinstance(adapter, LowRank)
     x = torch.randn(3, 4)
     assert torch.allclose(adapter(x), linear(x), atol=1e-6)
-    assert not adapter.factors().up.any()
+    assert not adapter.factors().up.dequantize().any()
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(bench: Bench) -> None:
