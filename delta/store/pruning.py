@@ -19,6 +19,8 @@ from aios_node.engine.errors import AiosError, Busy, Unavailable
 
 WORTH: Final = 0.5
 """Where nothing of the successor is of use: the most that a package may take of the version's own size."""
+MOST_WAITING: Final = 16
+"""Versions that may stay because they cannot be archived now; more of them leave without, so that no disk fills."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def archive_before_pruning(pruning: Pruning, encode: Encode) -> frozenset[str]:
         try:
             _archive(pruning, version, stays | later, leaving, encode)
         except (Busy, Unavailable):
-            later.add(version)
+            if len(leaving) <= MOST_WAITING:
+                later.add(version)
         except (AiosError, OSError):
             continue
     return frozenset(later)

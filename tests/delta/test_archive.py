@@ -206,6 +206,17 @@ def test_what_cannot_be_archived_now_stays_until_later(store: VersionStore) -> N
     assert set(store.gc(keep_last=2).versions) == set(versions[:3])
 
 
+def test_not_too_many_wait_until_later(store: VersionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aios_node.delta.store.pruning.MOST_WAITING", 2)
+    versions = grow(store, 5)
+
+    def busy(successor: Path, target: Path, out: Path) -> PackageInfo:
+        raise Busy("later", retry_after_s=1.0)
+
+    assert set(store.gc(keep_last=2, encode=busy).versions) == set(versions[:3])
+    assert store.archived("m") == {}
+
+
 def test_what_cannot_be_archived_at_all_leaves_all_the_same(store: VersionStore) -> None:
     versions = grow(store, 5)
 

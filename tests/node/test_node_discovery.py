@@ -224,6 +224,30 @@ def test_an_announcement_is_heard_and_taken_back() -> None:
         listening.close()
 
 
+def test_a_command_looks_around_without_a_running_node(make_node) -> None:
+    config = "\ndiscovery:\n  interfaces: [127.0.0.1]\n"
+    node = make_node("alpha", start=False, config=config)
+    announced = Mdns(Announcement(ONE, "beta", ("127.0.0.1",), 4712), ["127.0.0.1"], Ears().seen, Ears().gone)
+
+    seen: dict[str, dict[str, object]] = {}
+
+    def heard() -> bool:
+        seen.update({one["node_id"]: one for one in node.call("peers", "discover", "--wait", "2")["nodes"]})
+        return ONE in seen
+
+    try:
+        wait_until("an announcement being heard", heard, PATIENCE_S)
+    finally:
+        announced.close()
+    assert seen[ONE] == {
+        "node_id": ONE,
+        "name": "beta",
+        "uris": ["grpc+tls://127.0.0.1:4712"],
+        "peer": False,
+        "self": False,
+    }
+
+
 def active(node: DemoNode, model: str) -> str | None:
     return next((m["active"] for m in node.call("status")["models"] if m["name"] == model), None)
 
