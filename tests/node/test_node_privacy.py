@@ -16,6 +16,7 @@ from tiny_encoder import write_encoder
 from aios_node.delta.privacy.differential.accountant import Neighbours, Release, spent
 from aios_node.delta.privacy.ledger import Spent
 from aios_node.engine.errors import BadConfig, BadRequest, Corrupt
+from aios_node.node.cli.train import _privacy as price_line
 from aios_node.node.config.model import PrivacySection
 from aios_node.node.core import NodeCore
 from aios_node.node.operations import run_operation
@@ -65,6 +66,7 @@ def test_a_private_version_differs_by_noise_in_what_was_trained_alone(tmp_path: 
     noise = np.concatenate([(new[name] - old[name]).reshape(-1) for name in changed])
     assert noise.std() == pytest.approx(0.5 * 0.25, rel=0.1)
     told = report["privacy"]
+    assert "epsilon 25.9" in price_line(told)
     assert told["epsilon"] == pytest.approx(spent([Release(0.5, Neighbours.REPLACE)], 1e-5), rel=1e-3)
     assert told["update_norm"] > 0
     assert recipe is not None
