@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aios_node.engine.evolve.adapt import Finish
     from aios_node.engine.quant.blocks import Tensor
+    from aios_node.node.jobs.lossy import Loser, LossyPlan
     from aios_node.node.privacy import PrivacyPlan
 
 Progress = Callable[[float, str], None]
@@ -21,6 +23,7 @@ class AdaptJob:
     """``documents``: JSON lines from ``document_line``; ``steps``: None for the measured default.
 
     ``prox_mu``: how strongly weights are held near the parent's (FedProx). ``privacy``: noise for what is learned.
+    ``lossy``: how few bits the update gets, after the noise.
     """
 
     base: Path
@@ -31,6 +34,7 @@ class AdaptJob:
     parent: str
     prox_mu: float = 0.0
     privacy: PrivacyPlan | None = None
+    lossy: LossyPlan | None = None
 
 
 def document_line(document: Mapping[str, str]) -> bytes:
@@ -40,12 +44,14 @@ def document_line(document: Mapping[str, str]) -> bytes:
 
 def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     """Train, judge by held-out questions, and write the version where it is better."""
+    from aios_node.delta.factors import without_costly_factors
     from aios_node.delta.merge.samples import learned
     from aios_node.delta.privacy.ledger import RECIPE_KEY
-    from aios_node.engine.evolve.adapt import adapt
+    from aios_node.engine.evolve.adapt import adapt, examine
     from aios_node.engine.evolve.config import LoRAConfig
     from aios_node.engine.evolve.pairs import make_pairs, split_pairs
     from aios_node.engine.weights.folder import read_folder, write_folder
+    from aios_node.node.jobs.lossy import Loser, figures
 
     split = split_pairs(make_pairs(list(read_documents(job.documents))), seed=job.seed)
     config = LoRAConfig(seed=job.seed, prox_mu=job.prox_mu)
@@ -55,23 +61,42 @@ def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     files = {name: source.read_file(name) for name in source.files}
     progress(0.0, "measuring")
     with source.weights() as weights:
-        noise = job.privacy and _Noise(job.privacy)
+        noise = _Noise(job.privacy) if job.privacy else None
+        loser = Loser(job.lossy) if job.lossy else None
         result = adapt(
             weights,
             files,
             split,
             config,
             lambda at: progress(at.step / at.steps, f"loss {at.loss:.3f}"),
-            finish=noise or None,
+            finish=_in_turn(noise, loser),
         )
         report = _verdict(result.report.to_json()) | ({"privacy": noise.told()} if noise else {})
+        if job.lossy and loser:
+            told = figures(job.lossy.settings, weights, loser.exact, result.weights, files)
+            report["lossy"] = {**told, "exact": examine(loser.exact, files, split).to_json()}
         if report["better"]:
             how = {"method": "lora-merged", **asdict(config), "documents": len(split.train)}
             if job.privacy:
                 how[RECIPE_KEY] = job.privacy.entry
+            if loser:
+                how = loser.recipe(how)
+                loser.keep()
             recipe = learned(how, source.manifest.recipe, len(split.train))
-            write_folder(job.folder, result.weights, files, parents=[job.parent], recipe=recipe, reuse=source)
+            made = without_costly_factors(weights, result.weights)
+            write_folder(job.folder, made, files, parents=[job.parent], recipe=recipe, reuse=source)
     return {**report, "questions": len(split.held_out)}
+
+
+def _in_turn(noise: _Noise | None, loser: Loser | None) -> Finish | None:
+    """Noise first: what is lost of noisy weights is as private as they are."""
+    if loser is None:
+        return noise
+
+    def finish(old: Mapping[str, Tensor], new: Mapping[str, Tensor], trained: Sequence[str]) -> dict[str, Tensor]:
+        return loser(old, noise(old, new, trained) if noise else new)
+
+    return finish
 
 
 class _Noise:

@@ -16,6 +16,7 @@ from tensors import Weights, hashes
 from aios_node import delta
 from aios_node.delta.codec.body import Coding
 from aios_node.delta.codec.codecs import CODECS
+from aios_node.delta.factors import without_costly_factors
 from aios_node.delta.package.package import build_package, open_package
 from aios_node.engine.errors import Corrupt
 from aios_node.engine.weights.folder import write_folder
@@ -127,3 +128,13 @@ def test_a_block_of_factors_where_there_are_none_is_refused() -> None:
     for inner in (200, list(CODECS).index("factors"), list(CODECS).index("raw")):
         with pytest.raises(Corrupt):
             delta.apply(base, blob[: place + 5] + bytes([inner]) + blob[place + 6 :])
+
+
+def test_factors_stay_only_where_they_save_something() -> None:
+    base, target = made(np.float32, (384, 384))
+    assert set(without_costly_factors(base, target)) == set(target)
+    few = {"W": np.asarray(base["W"]).copy(), **{name: target[name] for name in factor_names("W")}}
+    few["W"][0, :9] += 1
+    kept = without_costly_factors(base, few)
+    assert set(kept) == {"W"}
+    assert kept["W"] is few["W"]
