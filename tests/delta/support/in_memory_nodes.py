@@ -141,6 +141,7 @@ def commit(
         signer = {"public_key": identity.node_id, "sign": identity.sign}
         return seal(model, version, publisher="x", created_at=CREATED, **signer).to_bytes()  # type: ignore[arg-type]
 
-    options: dict[str, Any] = {"files": {"config.json": b"{}"}, "created_at": CREATED, "envelope": envelope}
+    options: dict[str, Any] = {"files": {"config.json": b"{}"}, "created_at": CREATED, "envelope": envelope} | more
+    activate = bool(options.pop("activate", True))
     weights = {"w": np.asarray(values, np.float32)}
-    return core.store.commit(model, weights, parents=parents, **({"activate": True} | options | more))
+    return core.store.commit(model, weights, parents=parents, activate=activate, **options)
