@@ -60,8 +60,9 @@ def targets() -> dict[str, object]:
     """All decoders by name."""
     import delta_targets
     import node_targets
+    import privacy_targets
 
-    return {**delta_targets.TARGETS, **node_targets.TARGETS}
+    return {**delta_targets.TARGETS, **node_targets.TARGETS, **privacy_targets.TARGETS}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import delta_targets
 import node_targets
+import privacy_targets
 import pyarrow as pa
 import pytest
 from fuzz_target import Target
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from aios_node.engine.errors import AiosError, BadConfig, Corrupt
 from aios_node.memory.store import MemoryStore
 
-TARGETS = {**delta_targets.TARGETS, **node_targets.TARGETS}
+TARGETS = {**delta_targets.TARGETS, **node_targets.TARGETS, **privacy_targets.TARGETS}
 FOUND = sorted((Path(__file__).parent / "found").iterdir())
 WORDS = [b"\xff" * 4, bytes(4), b"\0\0\0\x7f", b"\xff" * 8, b"[[[[", b'":{"', b"1e999", b"-1", b"\\u0000", b"9" * 25]
 
