@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +27,12 @@ Missing = tuple[tuple[int, int], ...]
 
 @dataclass
 class _Open:
+    """``lock`` is held while files are read and written, so that other packages go on meanwhile."""
+
     transfer: Transfer
     users: int = 0
+    checked: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Gathered:
@@ -48,23 +52,34 @@ class Gathered:
         with self._lock:
             entry = self._open.get(key)
             if entry is None:
-                transfer = self._staging.open(key, description.package)
-                transfer.keep(description.holds)
-                entry = self._open[key] = _Open(transfer)
+                entry = self._open[key] = _Open(self._staging.open(key, description.package))
             elif entry.transfer.sha256 != description.package.sha256:
                 raise Busy(f"another package of {key.model} is being received")
             entry.users += 1
+        try:
+            return self._look(entry, description)
+        except BaseException:
+            self.leave(key)
+            raise
+
+    def _look(self, entry: _Open, description: Description) -> Missing:
+        with entry.lock:
+            if not entry.checked:
+                entry.transfer.keep(description.holds)
+                entry.checked = True
             return entry.transfer.missing()
 
     def write(self, key: TransferKey, index: int, data: bytes | memoryview) -> None:
         """Stage a chunk. Raises TransferAborted where the package was thrown away meanwhile."""
-        with self._lock:
-            self._transfer(key).write(index, data)
+        entry = self._entry(key)
+        with entry.lock:
+            entry.transfer.write(index, data)
 
     def assemble(self, key: TransferKey) -> Path:
         """The whole package as a file, verified. Raises HashMismatch, ProtocolError."""
-        with self._lock:
-            return self._transfer(key).assemble()
+        entry = self._entry(key)
+        with entry.lock:
+            return entry.transfer.assemble()
 
     def file(self, key: TransferKey, package: PackageInfo) -> Path | None:
         """Where the chunks of a package lie that is, or was, on its way in; None where they do not any more."""
@@ -74,10 +89,11 @@ class Gathered:
         """Forget what is staged; sessions that still take part find nothing more to do."""
         with self._lock:
             entry = self._open.pop(key, None)
-            if entry is not None:
-                entry.transfer.discard()
-            else:
-                self._staging.discard(key)
+        if entry is None:
+            self._staging.discard(key)
+            return
+        with entry.lock:
+            entry.transfer.discard()
 
     def leave(self, key: TransferKey) -> None:
         """A session is over."""
@@ -86,14 +102,16 @@ class Gathered:
             if entry is not None:
                 entry.users -= 1
                 if entry.users <= 0:
+                    with entry.lock:
+                        entry.transfer.close()
                     del self._open[key]
-                    entry.transfer.close()
 
-    def _transfer(self, key: TransferKey) -> Transfer:
-        entry = self._open.get(key)
+    def _entry(self, key: TransferKey) -> _Open:
+        with self._lock:
+            entry = self._open.get(key)
         if entry is None:
             raise TransferAborted(f"the transfer of {key.model} was given up")
-        return entry.transfer
+        return entry
 
 
 class Descriptions:

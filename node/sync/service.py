@@ -184,9 +184,9 @@ class SyncService:
         finally:
             with self._wake:
                 self._open[principal.name] -= 1
-        known = self._peers.by_id(principal.name)
-        if session.missed and known is not None:
-            self.call(known.uri)  # something began to arrive there when we were done already
+        met = self._peers.by_id(principal.name) or self._find(principal.name)
+        if session.missed and met is not None:
+            self.call(met.uri)  # something began to arrive there when we were done already
 
     def _stay(self, uri: str) -> None:
         """Thread per peer: visit on news and at intervals; back off while it is down."""

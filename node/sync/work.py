@@ -56,7 +56,8 @@ class TransferWork:
     commit: Committer
     on_done: Callable[[TransferDone, float], None]  # with the seconds that the transfer took
     _receiving: dict[int, Transfer] = field(default_factory=dict)
-    _gathering: dict[int, TransferKey] = field(default_factory=dict)
+    _gathering: set[int] = field(default_factory=set)
+    _entered: list[TransferKey] = field(default_factory=list)
     _sending: dict[int, _Sending] = field(default_factory=dict)
     _began: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -99,12 +100,12 @@ class TransferWork:
         with ExitStack() as stack:
             for transfer in self._receiving.values():
                 stack.callback(transfer.close)
-            for key in self._gathering.values():
+            for key in self._entered:
                 stack.callback(self.gathered.leave, key)
             for number in list(self._sending):
                 stack.callback(self._release, number)
         self._receiving.clear()
-        self._gathering.clear()
+        self._entered.clear()
 
     def _begin(self, direction: str, key: TransferKey) -> None:
         self._began.setdefault((direction, key.model, key.version), time.monotonic())
@@ -136,7 +137,9 @@ class TransferWork:
 
     def _enter(self, effect: OpenStaged) -> Missing:
         missing = self.gathered.enter(effect.key, effect.description)
-        self._gathering[effect.transfer] = effect.key
+        with self._lock:
+            self._gathering.add(effect.transfer)
+            self._entered.append(effect.key)
         return missing
 
     def _commit_gathered(self, effect: CommitTransfer) -> None:
@@ -157,6 +160,8 @@ class TransferWork:
 
     def _discard(self, effect: DiscardStaged) -> None:
         if effect.transfer in self._gathering:
+            with self._lock:
+                self._entered = [key for key in self._entered if key != effect.key]
             self.gathered.discard(effect.key)
             return
         with self._lock:
