@@ -48,10 +48,25 @@ class PrivacyBook:
         except (KeyError, TypeError, ValueError):
             raise Corrupt(f"{self._path} is damaged at table {table}: restore it from a copy") from None
 
-    def spend(self, table: str, rho: float) -> None:
-        """Add a publication, durably: called before it is published, so that a crash never forgets one."""
+    def check(self, table: str, rho: float, settings: PrivacySection) -> Spent:
+        """What the table will have cost after a publication. Raises BadRequest where that is over the budget."""
+        spent = self.spent(table)
+        total, most = spent + Spent(rho, 1), settings.epsilon_max
+        epsilon = total.epsilon(settings.delta)
+        if most is not None and epsilon > most:
+            raise BadRequest(
+                f"this would bring table {table} to epsilon {epsilon:.4g}, privacy.epsilon_max is {most:g} and "
+                f"{spent.epsilon(settings.delta):.4g} is spent: take more noise, or publish nothing more from it"
+            )
+        return total
+
+    def spend(self, table: str, rho: float, settings: PrivacySection) -> None:
+        """Add a publication, durably: called before it is published, so that a crash never forgets one.
+
+        Raises as ``check``, and has then added nothing.
+        """
         with self._lock:
-            total = self.spent(table) + Spent(rho, 1)
+            total = self.check(table, rho, settings)
             write_json(self._path, {**self._read(), table: {"rho": total.rho, "releases": total.releases}})
 
     def _read(self) -> dict[str, Any]:
@@ -76,13 +91,7 @@ def plan_release(
     grid = Grid.of(settings.clip_norm, noise)
     release = Release(grid.noise_multiplier, kind)
     rho = rho_of(release)
-    total = (book.spent(table) + Spent(rho, 1)).epsilon(delta)
-    if settings.epsilon_max is not None and total > settings.epsilon_max:
-        left = book.spent(table).epsilon(delta)
-        raise BadRequest(
-            f"this would bring table {table} to epsilon {total:.4g}, privacy.epsilon_max is {settings.epsilon_max:g} "
-            f"and {left:.4g} is spent: take more noise, or publish nothing more from it"
-        )
+    total = book.check(table, rho, settings).epsilon(delta)
     return PrivacyPlan(grid, rho, {**recipe_entry(settings.clip_norm, release, delta, before), "epsilon_table": total})
 
 

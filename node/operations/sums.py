@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from aios_node.delta.merge.samples import total_samples
-from aios_node.delta.privacy.ledger import RECIPE_KEY, Spent, recipe_entry, rho_of
+from aios_node.delta.privacy.ledger import RECIPE_KEY, recipe_entry, rho_of
 from aios_node.engine.errors import BadRequest, Unauthorized
 from aios_node.node import jobs
 from aios_node.node.operations.registry import Args, Progress, operation
@@ -70,15 +70,17 @@ def sum_open(core: NodeCore, args: SumOpenArgs, progress: Progress) -> dict[str,
     """Take part in a sum: train on the default table, keep the vector ready, answer with this node's keys."""
     _check(core, args)
     table, terms = core.config.memory.default_table, args.terms
-    rho = rho_of(args.noisy.release) if args.noise_multiplier else 0.0
-    _check_budget(core, table, rho)
+    settings, rho = core.config.privacy, rho_of(args.noisy.release)  # infinite without noise
+    counted = settings.epsilon_max is not None or args.noise_multiplier > 0
+    if counted:
+        core.privacy.check(table, rho, settings)
     with core.store.workspace() as work, core.store.pin(args.base) as base:
         documents = write_documents(core, table, work / "documents.jsonl")
         vector = work / "vector"
         job = jobs.ContributeJob(base, documents, args.steps, args.layout, args.noisy, vector)
         core.workers.run(jobs.contribute, job, progress=progress)
         values = np.frombuffer(vector.read_bytes(), terms.dtype)
-    keys = core.sums.open(terms, values, lambda: core.privacy.spend(table, rho) if rho else None)
+    keys = core.sums.open(terms, values, lambda: core.privacy.spend(table, rho, settings) if counted else None)
     return {"message": keys, "bytes": 0}
 
 
@@ -201,10 +203,3 @@ def _check(core: NodeCore, plan: SumPlan) -> None:
         )
     if plan.noise_multiplier < settings.noise_multiplier:
         raise Unauthorized(f"noise {plan.noise_multiplier:g}: this node's owner asks for {settings.noise_multiplier:g}")
-
-
-def _check_budget(core: NodeCore, table: str, rho: float) -> None:
-    settings = core.config.privacy
-    total = (core.privacy.spent(table) + Spent(rho, 1)).epsilon(settings.delta)
-    if settings.epsilon_max is not None and (not rho or total > settings.epsilon_max):
-        raise Unauthorized(f"this sum would exceed privacy.epsilon_max of this node's table {table}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from aios_node.engine.errors import BadRequest
 from aios_node.node import jobs
-from aios_node.node.operations.registry import Args, Progress, operation
+from aios_node.node.operations.lossy import LossyArgs, lossy_settings
+from aios_node.node.operations.registry import Progress, operation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 MIN_DOCUMENTS = 64
 
 
-class TrainEncoderArgs(Args):
+class TrainEncoderArgs(LossyArgs):
     """What to learn from, and for how long."""
 
     model: str
@@ -36,8 +38,8 @@ class TrainEncoderArgs(Args):
 
 @operation(
     "train_encoder",
-    "{model, table?, steps?, seed?, publish?, prox_mu?, clip_norm?, noise_multiplier?, epsilon?} -> "
-    "{before, after, questions, published, version, reason, privacy?}",
+    "{model, table?, steps?, seed?, publish?, prox_mu?, clip_norm?, noise_multiplier?, epsilon?, "
+    "lossy?, share?} -> {before, after, questions, published, version, reason, privacy?, lossy?}",
     "admin",
     "weights/{model}",
     long=True,
@@ -48,16 +50,26 @@ def train_encoder(core: NodeCore, args: TrainEncoderArgs, progress: Progress) ->
     source = core.version(args.model, None)
     table = args.table or core.config.memory.default_table
     plan = _privacy(core, args, table, source)
+    settings = lossy_settings(args)
     started = time.monotonic()
-    with core.store.workspace() as folder, core.store.workspace() as work, core.store.pin(source) as base:
+    with ExitStack() as stack:
+        folder, work = (stack.enter_context(core.store.workspace()) for _ in range(2))
+        base = stack.enter_context(core.store.pin(source))
         documents = write_documents(core, table, work / "documents.jsonl")
-        job = jobs.AdaptJob(base, folder, documents, args.steps, args.seed, source, args.prox_mu, plan)
+        lossy = None
+        if settings is not None:
+            private = plan is not None
+            kept = stack.enter_context(core.residuals.workspace())
+            lossy = jobs.LossyPlan(settings, kept, core.residuals.find(args.model, source, private=private), private)
+        job = jobs.AdaptJob(base, folder, documents, args.steps, args.seed, source, args.prox_mu, plan, lossy)
         report = core.workers.run(jobs.adapt_encoder, job, progress=progress)
         version = None
         if report["better"] and args.publish:
             if plan is not None:
-                core.privacy.spend(table, plan.rho)
+                core.privacy.spend(table, plan.rho, core.config.privacy)
             version = core.publish(args.model, folder)
+            if lossy is not None:
+                core.residuals.keep(args.model, version, lossy.kept)
     return {
         "model": args.model,
         "table": table,

@@ -141,9 +141,12 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, tiny: Path) -> None:
 def test_the_book_survives_and_a_damaged_one_is_told(tmp_path: Path) -> None:
     book = PrivacyBook(tmp_path / "privacy.json")
     assert book.spent("a") == Spent()
-    book.spend("a", 0.5)
-    book.spend("a", 0.25)
-    book.spend("b", 1.0)
+    tight = PrivacySection(epsilon_max=6)
+    book.spend("a", 0.5, tight)
+    with pytest.raises(BadRequest, match="epsilon_max is 6"):
+        book.spend("a", 0.5, tight)
+    book.spend("a", 0.25, PrivacySection())
+    book.spend("b", 1.0, PrivacySection())
     assert PrivacyBook(tmp_path / "privacy.json").spent("a") == Spent(0.75, 2)
     for damage in ("[]", json.dumps({"a": {"rho": "x", "releases": 1}}), json.dumps({"a": []}), "{"):
         (tmp_path / "privacy.json").write_text(damage)
