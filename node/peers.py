@@ -96,7 +96,7 @@ class PeerBook:
         ``discovered``: whether a peer without an address may be found, and asked for its certificate then.
         """
         try:
-            entry = PeerEntry(uri=uri, fingerprint=fingerprint, certificate=certificate, rights=None)
+            entry = PeerEntry(uri=uri, fingerprint=fingerprint, certificate=certificate)
         except ValidationError as error:
             wrong = (*error.errors()[0]["loc"], "uri")[0]
             allowed = "64 hexadecimal digits" if wrong == "fingerprint" else _URIS

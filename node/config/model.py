@@ -79,9 +79,9 @@ class PeerEntry(Section):
         pattern=r"^(grpc(\+tls|\+tcp)?://[^/\s]+:\d{1,5}|key:[0-9a-f]{64})$",
         description="grpc+tls://HOST:PORT of its peer port; key:NODE_ID for a node that only dials",
     )
-    fingerprint: Fingerprint | None = Field(None, description="node id of the peer; needed under TLS")
-    certificate: Path | None = Field(None, description="its certificate, where it cannot be fetched from it")
-    rights: tuple[GrantText, ...] | None = Field(None, description="instead of security.peer_rights")
+    fingerprint: Fingerprint | None = Field(default=None, description="node id of the peer; needed under TLS")
+    certificate: Path | None = Field(default=None, description="its certificate, where it cannot be fetched from it")
+    rights: tuple[GrantText, ...] | None = Field(default=None, description="instead of security.peer_rights")
 
     @property
     def node_id(self) -> str | None:
@@ -176,7 +176,9 @@ class LimitsSection(Section):
     streams: int = Field(64, ge=1, description="calls served at once")
     streams_per_identity: int = Field(16, ge=1, description="calls served at once for one caller")
     idle_timeout_s: Seconds = Field(60.0, description="a transfer without progress for this long is given up")
-    bandwidth_mbit: float = Field(0.0, ge=0, description="cap on what sync sends, and on what it takes, over all peers; 0: none")
+    bandwidth_mbit: float = Field(
+        0.0, ge=0, description="cap on what sync sends, and on what it takes, over all peers; 0: none"
+    )
 
 
 class JobsSection(Section):

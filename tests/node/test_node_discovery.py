@@ -30,6 +30,7 @@ def texts(node_id: str, name: str = "n") -> dict[bytes, bytes | None]:
 def test_an_announcement_is_read_back() -> None:
     found = read(service_name(ONE), ["192.168.1.7", "10.0.0.1"], 8816, texts(ONE, "alpha"))
     assert found == Sighting(ONE, ("192.168.1.7", "10.0.0.1"), 8816, "alpha")
+    assert found is not None
     assert found.uris == ("grpc+tls://192.168.1.7:8816", "grpc+tls://10.0.0.1:8816")
     assert all(len(label) <= 63 for label in service_name(ONE).split("."))
 
