@@ -175,4 +175,4 @@ def test_an_encoder_of_such_rows_runs_all_the_same(
     small = ArrowQuantizer(recipe).quantize(tiny_weights(1))
     ids, mask = torch.tensor([[101, 5, 102]]), torch.ones(1, 3, dtype=torch.int64)
     vectors = [build_encoder(config, small, mode)(ids, mask) for mode in ("packed", "float32")]
-    assert torch.allclose(*vectors, atol=1e-5)
+    assert torch.allclose(vectors[0], vectors[1], atol=1e-5)

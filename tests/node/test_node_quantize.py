@@ -12,10 +12,12 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_encoder import write_encoder
 
+from aios_node.engine.quant.recipe import preset
 from aios_node.node.cli.app import run
 from aios_node.node.config.load import load_config
 from aios_node.node.core import NodeCore
 from aios_node.node.derive import follow, outdated
+from aios_node.node.jobs import QuantizeJob, quantize
 
 Ask = Callable[..., Any]
 
@@ -116,6 +118,18 @@ def test_a_network_that_cannot_run_is_told(ask: Ask, tmp_path: Path) -> None:
     )
     made = ask("model", "quantize", source, "--name", "w.int2", "--quant", "int2")
     assert made["quality"] is None
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_vectors_are_compared_where_somebody_wants_to_know(node: Path, tmp_path: Path, measured: bool) -> None:
+    """A derived model that is made again by itself does not pay for it."""
+    recipe = preset("int8").to_json()
+    with NodeCore.open(load_config(node / "node" / "node.yaml")) as core:
+        with core.store.pin(core.version("tiny", None)) as source:
+            job = QuantizeJob(source, tmp_path / "made", recipe, None, (), None, tmp_path, measured=measured)
+            steps: list[str] = []
+            made = quantize(job, lambda _part, what: steps.append(what))
+    assert (made["quality"] is not None) == ("measuring" in steps) == measured
 
 
 def test_a_derived_model_is_made_again_by_its_own_method(
