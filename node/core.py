@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aios_node.node.metrics import Metrics
     from aios_node.node.network_search import NetworkSearch
     from aios_node.node.privacy import PrivacyBook
+    from aios_node.node.residuals import Residuals
     from aios_node.node.sums.member import SumHost
     from aios_node.node.sync.service import SyncService
 
@@ -110,6 +111,14 @@ class NodeCore:
 
         with self._lazy:
             return SumHost(self.identity)
+
+    @cached_property
+    def residuals(self) -> Residuals:
+        """What this node's lossy versions lack."""
+        from aios_node.node.residuals import Residuals
+
+        with self._lazy:
+            return Residuals(self.config.data_dir / "residuals")
 
     @cached_property
     def memory(self) -> MemoryStore:

@@ -120,6 +120,15 @@ def adapt(
     return AdaptResult(merged, report)
 
 
+def examine(weights: Mapping[str, Tensor], files: Mapping[str, bytes], split: Split) -> Scores:
+    """What held-out questions find with these weights. Raises BadRequest as ``adapt`` does."""
+    network = EncoderConfig.from_bytes(_file(files, "config.json"))
+    tokenizer = FastTokenizer.from_bytes(_file(files, "tokenizer.json"))
+    exam = _Exam.of(split)
+    found = exam.sit(SentenceEncoder(Encoder.build(network, weights), tokenizer))
+    return score(found.questions, found.documents, exam.answers)
+
+
 @dataclass(frozen=True, eq=False)
 class _Vectors:
     questions: NDArray[np.float32]

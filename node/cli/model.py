@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aios_node.node.cli.lossy import Lossy, Share, loss_line, lossy_args
 from aios_node.node.cli.options import Config, Json, answered, ask
 from aios_node.node.cli.output import human_bytes, print_json, print_table, short
 
@@ -55,14 +56,18 @@ def import_model(
     name: Annotated[str, typer.Option(help="Name to store it under.")],
     format_: Annotated[str, typer.Option("--format", help="auto, hf, safetensors, pytorch or parquet.")] = "auto",
     quant: Annotated[Quant, typer.Option(help="Store it in this precision.")] = Quant.none,
+    lossy: Lossy = None,
+    share: Share = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Read a model from files and make it the active version of NAME."""
     args = {"src": str(src.absolute()), "name": name, "format": format_, "quant": quant.value}
-    result = answered(config, "model_import", args, as_json)
+    result = answered(config, "model_import", args | lossy_args(lossy, share), as_json)
     if result:
         print(_stored(result))
+        if "lossy" in result:
+            print(loss_line(result["lossy"]))
 
 
 @app.command(name="list")

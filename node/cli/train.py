@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aios_node.node.cli.lossy import Lossy, Share, loss_line, lossy_args
 from aios_node.node.cli.options import Config, Json, answered
 from aios_node.node.cli.output import short
 
@@ -29,13 +30,15 @@ def encoder(
     ] = None,
     epsilon: Annotated[float | None, typer.Option(min=0, help="As much noise as this epsilon needs.")] = None,
     clip_norm: Annotated[float | None, typer.Option(min=0, help="L2 norm that the update is shortened to.")] = None,
+    lossy: Lossy = None,
+    share: Share = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, but publish nothing.")] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Adapt an encoder to a memory table (LoRA, contrastive); publish it only if held-out retrieval gets better."""
     args = {"model": model, "table": table, "steps": steps, "seed": seed, "publish": not dry_run, "prox_mu": prox_mu}
-    args |= {"noise_multiplier": noise, "epsilon": epsilon, "clip_norm": clip_norm}
+    args |= {"noise_multiplier": noise, "epsilon": epsilon, "clip_norm": clip_norm, **lossy_args(lossy, share)}
     result = answered(config, "train_encoder", args, as_json)
     if result is None:
         return
@@ -44,6 +47,9 @@ def encoder(
           f"{after['recall_at_1']:.3f}   MRR {before['mrr']:.3f} -> {after['mrr']:.3f}")  # fmt: skip
     if "privacy" in result:
         print(_privacy(result["privacy"]))
+    if "lossy" in result:
+        exact = result["lossy"]["exact"]
+        print(f"{loss_line(result['lossy'])}; exactly recall@1 {exact['recall_at_1']:.3f}, MRR {exact['mrr']:.3f}")
     if result["published"]:
         print(f"published {model} {short(result['version'])} in {result['seconds']:.0f} s")
     else:

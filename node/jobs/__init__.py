@@ -10,6 +10,7 @@ from __future__ import annotations
 from aios_node.node.jobs.adapt import AdaptJob, adapt_encoder, document_line
 from aios_node.node.jobs.convert import ExportJob, ImportJob, export, import_model
 from aios_node.node.jobs.inspect import DiffJob, diff
+from aios_node.node.jobs.lossy import LossyImportJob, LossyPlan, import_lossy
 from aios_node.node.jobs.merge import MergeJob, merge_versions
 from aios_node.node.jobs.packages import (
     ApplyJob,
@@ -33,6 +34,8 @@ __all__ = [
     "ExportJob",
     "ImportJob",
     "LayoutJob",
+    "LossyImportJob",
+    "LossyPlan",
     "MergeJob",
     "PackageJob",
     "QuantizeJob",
@@ -49,6 +52,7 @@ __all__ = [
     "document_line",
     "export",
     "failures",
+    "import_lossy",
     "import_model",
     "merge_versions",
     "quantize",

@@ -13,9 +13,11 @@ from aios_node.engine.errors import BadRequest, UnknownModel, choices
 from aios_node.node import jobs
 from aios_node.node.archiving import stored_version
 from aios_node.node.operations.general import NoArgs, model_summary
+from aios_node.node.operations.lossy import LossyArgs, lossy_settings
 from aios_node.node.operations.registry import Args, Progress, operation
 
 if TYPE_CHECKING:
+    from aios_node.delta.lossy.settings import LossySettings
     from aios_node.delta.store.heads import Pointers
     from aios_node.node.core import NodeCore
 
@@ -42,7 +44,7 @@ class ActivateArgs(Args):
     version: str
 
 
-class ImportArgs(Args):
+class ImportArgs(LossyArgs):
     """Files to read on the node's machine."""
 
     src: Path
@@ -157,7 +159,7 @@ def model_show(core: NodeCore, args: VersionArgs, _progress: Progress) -> dict[s
 
 @operation(
     "model_import",
-    "{src, name, format?, quant?} -> {model, version, tensors, bytes, kind}",
+    "{src, name, format?, quant?, lossy?, share?} -> {model, version, tensors, bytes, kind, lossy?}",
     "admin",
     "node/models",
     long=True,
@@ -167,11 +169,30 @@ def model_import(core: NodeCore, args: ImportArgs, progress: Progress) -> dict[s
     check_model(args.name)
     if not args.src.exists():
         raise BadRequest(f"{args.src} does not exist")
+    settings = lossy_settings(args)
+    if settings is not None:
+        return _import_lossy(core, args, settings, progress)
     with core.store.workspace() as folder:
         job = jobs.ImportJob(args.src, args.format, args.quant, folder, core.parents(args.name))
         core.workers.run(jobs.import_model, job, progress=progress)
         version = core.publish(args.name, folder)
     return _stored(core, args.name, version)
+
+
+def _import_lossy(core: NodeCore, args: ImportArgs, settings: LossySettings, progress: Progress) -> dict[str, Any]:
+    """Files as an update of few bits of the active version; what is lost is kept for the next update."""
+    if args.quant != "none":
+        raise BadRequest("quantised codes cannot take updates of few bits: import with quant none, then quantise")
+    parents = core.parents(args.name)
+    if not parents:
+        raise BadRequest(f"{args.name} has no active version that could be updated: import it exactly first")
+    with core.store.workspace() as folder, core.residuals.workspace() as kept, core.store.pin(parents[0]) as base:
+        load = jobs.ImportJob(args.src, args.format, args.quant, folder, parents)
+        job = jobs.LossyImportJob(load, base, jobs.LossyPlan(settings, kept))
+        lost = core.workers.run(jobs.import_lossy, job, progress=progress)
+        version = core.publish(args.name, folder)
+        core.residuals.keep(args.name, version, kept)
+    return {**_stored(core, args.name, version), "lossy": lost}
 
 
 @operation(
