@@ -99,13 +99,13 @@ def _draw(title: str, curves: Mapping[str, Curve], across: str, upward: str, *, 
     return text.getvalue()
 
 
-def _percent(value: float, _place: int) -> str:
+def _percent(value: float, _place: float) -> str:
     return f"{100 * value:g} %"
 
 
-def _nothing(_value: float, _place: int) -> str:
+def _nothing(_value: float, _place: float) -> str:
     return ""
 
 
-def _plain(value: float, _place: int) -> str:
+def _plain(value: float, _place: float) -> str:
     return f"{value:g}"
