@@ -64,7 +64,7 @@ def test_a_private_version_differs_by_noise_in_what_was_trained_alone(tmp_path: 
     assert set(old) == set(new)
     assert changed == {f"encoder.layer.2.attention.self.{part}.weight" for part in ("query", "value")}
     noise = np.concatenate([(new[name] - old[name]).reshape(-1) for name in changed])
-    assert noise.std() == pytest.approx(0.5 * 0.25, rel=0.1)
+    assert noise.std() == pytest.approx(0.5 * 0.25, rel=0.25)
     told = report["privacy"]
     assert "epsilon 25.9" in price_line(told)
     assert told["epsilon"] == pytest.approx(spent([Release(0.5, Neighbours.REPLACE)], 1e-5), rel=1e-3)
