@@ -64,7 +64,8 @@ def _speeds(precision: str, others: list[Rival]) -> dict[str, tuple[float, float
     works = _works(base, target, others)
     raw = sum(sum(part.size for part in stored_parts(tensor)) for tensor in target.values())
     for encode, apply in works.values():
-        encode(), apply()
+        encode()
+        apply()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, (encode, apply) in works.items():

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+from delta_plots import can_draw, growth
+
 from aios_node.delta.simulation.faults import Fault, Misfortune
 from aios_node.delta.simulation.world import World, WorldConfig
 
@@ -32,6 +34,7 @@ def run() -> dict[str, object]:
         "16 peers, each from the source (computed)": {"source copies": 16, "last peer over ideal": 16},
         "growth": {"columns": list(rows[0]), "rows": [list(row.values()) for row in rows]},
         "growth data": [list(row.values()) for row in rows],
+        "plots": growth(rows) if can_draw() else {},
         "faults, 8 nodes": faults(),
     }
 

@@ -96,9 +96,9 @@ def from_files(precision: str) -> dict[str, float]:
         folders = [Path(scratch) / side for side in ("base", "target")]
         for folder, tensors in zip(folders, weights(precision), strict=True):
             write_folder(folder, tensors, {})
-        tensor_bytes = max(tensor.nbytes for tensor in tensors.values())
-        del tensors
+            tensors.clear()
         base, target = (read_folder(folder).weights() for folder in folders)
+        tensor_bytes = max(entry.nbytes for entry in read_folder(folders[1]).manifest.tensors)
         _warm_up(precision)
         path = Path(scratch) / "delta"
         encode = highest_unmapped(lambda: _encode(base, target, path), 0)
