@@ -24,6 +24,7 @@ from aios_node.engine.errors import AiosError, Busy, HashMismatch
 News = Callable[[], None]
 Key = TypeVar("Key")
 KEPT: Final = 1024  # refused packages, banned peers and packages handed out that are remembered
+MOST_GATHERINGS: Final = 64  # packages that may be on their way; those that nobody sends go first
 
 
 @dataclass
@@ -122,6 +123,7 @@ class Swarm:
         if current is None or current.stage is Stage.IDLE:
             if current is None or (current.key, current.description.root) != (key, description.root):
                 current = Gathering(key, description, offer, codecs)
+                self._forget(lambda other: len(self._gatherings) >= MOST_GATHERINGS)
                 self._gatherings[key.model, key.version] = current
         elif (current.key, current.description.root) != (key, description.root):
             raise Busy(f"another package of {key.model} is being gathered")
@@ -154,10 +156,18 @@ class Swarm:
         version = gathering.key.model, gathering.key.version
         if self._gatherings.get(version) is gathering:
             del self._gatherings[version]
+        if error is None:
+            self._forget(lambda other: other.key.version in gathering.offer.lineage)
         if poisoned:
             _remember(self._refused, gathering.description.root)
         if error is not None:
             self._claims.pop(version, None)
+
+    def _forget(self, useless: Callable[[Gathering], bool]) -> None:
+        """Let go of packages that nobody is sending just now; what is staged of them stays."""
+        for version, gathering in list(self._gatherings.items()):
+            if gathering.stage is Stage.IDLE and useless(gathering):
+                del self._gatherings[version]
 
     def handed(self, root: str) -> Handed:
         """What this node has handed out of a package."""

@@ -193,3 +193,28 @@ def test_a_version_is_received_in_one_way_at_a_time() -> None:
 def test_hashes_must_be_one_per_chunk() -> None:
     with pytest.raises(ProtocolError, match="hashes"):
         Description(describe().package, b"x" * 31)
+
+
+def test_what_nobody_sends_is_forgotten_when_something_newer_is_here() -> None:
+    swarm = Swarm()
+    link = swarm.connect("", lambda: None)
+    old = swarm.begin(link, KEY, describe(), OFFER, ("raw",))
+    old.opened([(0, COUNT)])
+    old.join(link, 0, origin=True)
+    assert list(swarm.live()) == [old]
+    old.leave(link)
+    assert list(swarm.live()) == []
+    assert list(swarm.offered()) == [old]
+    newer = Offer("m", "c" * 64, lineage=(VERSION,))
+    found = swarm.begin(link, TransferKey("m", newer.version), describe(), newer, ("raw",))
+    swarm.finished(found, None)
+    assert list(swarm.offered()) == []
+
+
+def test_packages_on_their_way_are_bounded() -> None:
+    swarm = Swarm()
+    link = swarm.connect("", lambda: None)
+    for number in range(200):
+        version = f"{number:064x}"
+        swarm.begin(link, TransferKey("m", version), describe(), Offer("m", version), ("raw",))
+    assert len(list(swarm.offered())) <= 64
