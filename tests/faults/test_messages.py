@@ -22,6 +22,7 @@ def run(folder: Path, seeds: range, *, tls: bool) -> MessageTally:
     print(f"seeds {seeds.start} to {seeds.stop - 1}, {'mutual TLS' if tls else 'plain'}")
     network = Network(folder, seeds.start, tls=tls)
     try:
+        network.start()
         return network.run(seeds)
     finally:
         network.close()

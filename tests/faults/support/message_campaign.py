@@ -66,10 +66,15 @@ class Network:
         self.tally = MessageTally(seed)
         self._folder = folder
         self.nodes = {name: ForkedNode(name, folder / name, tls="on" if tls else "off", **SETTINGS) for name in "abc"}
+        self.proxies: dict[tuple[str, str], FlightProxy] = {}
+        self._tls = tls
+
+    def start(self) -> None:
+        """Bring up nodes and proxies, and introduce them."""
         for node in self.nodes.values():
             node.start()
-        self.proxies = {link: self._proxy(*link, tls=tls) for link in LINKS}
-        self._introduce(tls)
+        self.proxies = {link: self._proxy(*link, tls=self._tls) for link in LINKS}
+        self._introduce(self._tls)
 
     def _proxy(self, caller: str, behind: str, *, tls: bool) -> FlightProxy:
         node = self.nodes[behind]
