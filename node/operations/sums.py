@@ -54,7 +54,7 @@ class TrainTogetherArgs(Args):
     model: str
     threshold: int | None = None
     honest: int | None = None
-    steps: int | None = Field(None, ge=1, le=100_000)
+    steps: int | None = Field(default=None, ge=1, le=100_000)
     clip_norm: float | None = Field(None, gt=0, le=1e9)
     noise_multiplier: float | None = Field(None, ge=0, le=1e4)
 

@@ -34,7 +34,7 @@ class SumPlan(BaseModel):
     honest: int
     clip_norm: float = Field(gt=0, le=1e9)
     noise_multiplier: float = Field(ge=0, le=1e4)
-    steps: int | None = Field(None, ge=1, le=100_000)
+    steps: int | None = Field(default=None, ge=1, le=100_000)
 
     @property
     def terms(self) -> Terms:
