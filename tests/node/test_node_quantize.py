@@ -124,8 +124,8 @@ def test_a_network_that_cannot_run_is_told(ask: Ask, tmp_path: Path) -> None:
 def test_vectors_are_compared_where_somebody_wants_to_know(node: Path, tmp_path: Path, measured: bool) -> None:
     """A derived model that is made again by itself does not pay for it."""
     recipe, steps = preset("int8").to_json(), list[str]()
-    core = NodeCore.open(load_config(node / "node" / "node.yaml"))
-    with core, core.store.pin(core.version("tiny", None)) as source:
+    config = load_config(node / "node" / "node.yaml")
+    with NodeCore.open(config) as core, core.store.pin(core.version("tiny", None)) as source:
         job = QuantizeJob(source, tmp_path / "made", recipe, None, (), None, tmp_path, measured=measured)
         made = quantize(job, lambda _part, what: steps.append(what))
     assert (made["quality"] is not None) == ("measuring" in steps) == measured
