@@ -44,7 +44,14 @@ def added(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def table(title: str, total: dict[str, Any]) -> str:
     """One suite as Markdown: plain figures first, then every counter."""
     seeds = total["seeds"]
-    lines = [f"## {title}", "", f"Seeds {seeds[0]} to {seeds[-1]}.", "", "| figure | value |", "|---|---|"]
+    lines = [
+        f"## {title}",
+        "",
+        f"Campaigns begin at the seeds {', '.join(map(str, seeds))}. Seconds are those of all campaigns together.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+    ]
     lines += [
         f"| {name.replace('_', ' ')} | {value} |" for name, value in total.items() if not isinstance(value, dict | list)
     ]
