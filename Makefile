@@ -43,7 +43,7 @@ faults: setup  ## kill -9, damaged messages, full disks; KILLS=50 SEEDS=8 for a 
 	@rm -rf .cache/faults
 	@FAULTS_KILLS=$(KILLS) FAULTS_SEEDS=$(SEEDS) FAULTS_REPORT=$(CURDIR)/.cache/faults \
 	   $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m faults $(ARGS)
-	@$(if $(REPORT),$(BIN)/python tests/faults/support/report.py .cache/faults docs/results)
+	@$(if $(REPORT),$(BIN)/python tests/faults/support/report.py .cache/faults docs/results/faults)
 
 fuzz: setup $(STAMPS)/fuzz  ## atheris on every decoder, FUZZ_SECONDS=60 each; DECODERS="delta package" for some
 	@mkdir -p .cache/fuzz

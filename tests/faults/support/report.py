@@ -67,6 +67,7 @@ TITLES = {"kills": "Kill -9 in every phase", "messages": "Faults on messages bet
 
 def main(folder: Path, out: Path) -> None:
     suites = {}
+    out.mkdir(parents=True, exist_ok=True)
     for kind in TITLES:
         parts = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{kind}-*.json"))]
         if parts:
