@@ -94,7 +94,10 @@ def read_tensors(source: Reader, wanted: Iterable[Wanted], coding: Coding) -> It
     codecs = coding.chosen
     for coded in in_order(partial(_decode, codecs), _read_blocks(source, wanted, codecs, coding.block)):
         if coded.last:
-            yield assemble(coded.entry, coded.parts)
+            tensor = assemble(coded.entry, coded.parts)
+            del coded  # nothing of a tensor stays here while the next one is made
+            yield tensor
+            del tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +191,7 @@ def _read_blocks(source: Reader, wanted: Iterable[Wanted], codecs: tuple[Codec, 
             yield _Coded(one.entry, data, codec, coded, base, part.element, data[index][span], number == len(places))
         if not places:
             yield _Coded(one.entry, data, None, b"", _NOTHING, Element(1), np.empty(0, np.uint8), last=True)
+        del data
 
 
 def _decode(codecs: tuple[Codec, ...], block: _Coded) -> _Coded:

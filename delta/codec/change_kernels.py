@@ -1,8 +1,8 @@
 """Compiled loops of the codec ``changes``: how far it is to the next element that changed, and what it became.
 
 Elements are cut into segments. In each, elements belong to one of 16 contexts by the exponent of their base: large
-floats change seldom and by one unit in the last place, small ones often and by many. Packed codes have one context;
-what they become is told by what they were. Importing this module imports numba. Knows words and bits, not tensors.
+floats change seldom and by one unit in the last place, small ones often and by many. Packed codes are one class as
+to their gaps, and three as to their steps. Importing this module imports numba. Knows words and bits, not tensors.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from aios_node.delta.codec.rans import (
     NUMBER_TABLES,
     OVERFLOW,
+    Model,
     finished,
     flush,
+    fresh_tables,
     get_bits,
     get_number,
-    get_symbol,
     put_bits,
     put_number,
-    put_symbol,
 )
 from aios_node.engine.jit import bare_kernel
 
@@ -31,9 +31,17 @@ SEGMENT: Final = 1 << 20
 
 _GAPS: Final = 0
 _STEPS: Final = CONTEXTS * NUMBER_TABLES
-_CODES: Final = 2 * _STEPS
-TABLES: Final = _CODES + 16
-"""Tables of gaps by context, then of steps, then of codes by the code before."""
+_TABLES: Final = 2 * _STEPS
+
+_FIRST_STEPS: Final = (16384, 16384, 6144, 6144, 3072, 3072, 2048, 2048, 1536, 1536, 1024, 1024, 2048, 1024, 1024, 1024)
+"""Frequencies that tables of steps begin with: small steps are likelier wherever weights are trained."""
+
+
+def fresh_model() -> Model:
+    """Tables of gaps by context, then of steps by context, as they are at the beginning of a block."""
+    model = fresh_tables(_TABLES)
+    model[0][_STEPS::NUMBER_TABLES] = np.cumsum((0, *_FIRST_STEPS[:-1]))
+    return model
 
 
 @bare_kernel
@@ -170,7 +178,9 @@ def encode_codes(target: Any, base: Any, bits: Any, model: Any, buffers: Any, ou
                 gap += 1
                 continue
             _put_gap(symbols, place, out, model, 0, gap)
-            _put_code(symbols, place, out, model, bits, code, before)
+            step = _step(np.uint64(code), np.uint64(before), np.uint64(0), np.uint64(mask))
+            table = _STEPS + _code_context(before, mask) * NUMBER_TABLES
+            put_number(symbols, place, out, model, table, step)
             gap = 0
         if place[1] < 0:
             return OVERFLOW
@@ -180,12 +190,9 @@ def encode_codes(target: Any, base: Any, bits: Any, model: Any, buffers: Any, ou
 
 
 @bare_kernel
-def _put_code(symbols: Any, place: Any, out: Any, model: Any, bits: Any, code: Any, before: Any) -> None:
-    if bits < 8:
-        put_symbol(symbols, place, out, model, _CODES + before, code)
-    else:
-        step = _step(np.uint64(code), np.uint64(before), np.uint64(0), np.uint64(255))
-        put_number(symbols, place, out, model, _STEPS + min(before, CONTEXTS - 1) * NUMBER_TABLES, step)
+def _code_context(before: Any, mask: Any) -> Any:
+    """The lowest code can only rise, the highest only fall; the others are one class."""
+    return 0 if before == 0 else (1 if before == mask else 2)
 
 
 @bare_kernel
@@ -204,14 +211,7 @@ def decode_codes(codes: Any, bits: Any, model: Any, buffers: Any, data: Any) -> 
             return finished(reader, data)
         index, shift = place * bits >> 3, (place * bits) & 7
         before = (np.int64(codes[index]) >> shift) & mask
-        code = _get_code(reader, data, model, bits, before) & mask
+        step = get_number(reader, data, model, _STEPS + _code_context(before, mask) * NUMBER_TABLES)
+        code = np.int64(_stepped(step, np.uint64(before), np.uint64(0), np.uint64(mask)))
         codes[index] ^= np.uint8((before ^ code) << shift)
         place += 1
-
-
-@bare_kernel
-def _get_code(reader: Any, data: Any, model: Any, bits: Any, before: Any) -> Any:
-    if bits < 8:
-        return get_symbol(reader, data, model, _CODES + before)
-    step = get_number(reader, data, model, _STEPS + min(before, CONTEXTS - 1) * NUMBER_TABLES)
-    return np.int64(_stepped(step, np.uint64(before), np.uint64(0), np.uint64(255)))

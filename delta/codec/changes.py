@@ -96,32 +96,26 @@ def _reading() -> tuple[NDArray[Any], ...]:
 
 def _encode_words(target: Words, base: Words, layout: NDArray[np.int64], room: Bytes) -> int:
     from aios_node.delta.codec import change_kernels as kernels
-    from aios_node.delta.codec.rans import fresh_model
 
-    model = fresh_model(kernels.TABLES)
+    model = kernels.fresh_model()
     return int(kernels.encode_words(target, base, layout, model, _writing(target.size), room))
 
 
 def _encode_codes(target: Bytes, base: Bytes, element: Element, room: Bytes) -> int:
     from aios_node.delta.codec import change_kernels as kernels
-    from aios_node.delta.codec.rans import fresh_model
 
-    return int(kernels.encode_codes(target, base, element.code, fresh_model(kernels.TABLES), _writing(0), room))
+    return int(kernels.encode_codes(target, base, element.code, kernels.fresh_model(), _writing(0), room))
 
 
 def _decode_words(words: Words, layout: NDArray[np.int64], coded: Bytes) -> bool:
     from aios_node.delta.codec import change_kernels as kernels
-    from aios_node.delta.codec.rans import fresh_model
 
-    return coded.size >= _STATE and bool(
-        kernels.decode_words(words, layout, fresh_model(kernels.TABLES), _reading(), coded)
-    )
+    return coded.size >= _STATE and bool(kernels.decode_words(words, layout, kernels.fresh_model(), _reading(), coded))
 
 
 def _decode_codes(codes: Bytes, element: Element, coded: Bytes) -> bool:
     from aios_node.delta.codec import change_kernels as kernels
-    from aios_node.delta.codec.rans import fresh_model
 
     return coded.size >= _STATE and bool(
-        kernels.decode_codes(codes, element.code, fresh_model(kernels.TABLES), _reading(), coded)
+        kernels.decode_codes(codes, element.code, kernels.fresh_model(), _reading(), coded)
     )

@@ -95,6 +95,7 @@ def apply_from(
     done = 0
     for step, tensor in _tensors(steps, weights, source, coding):
         yield step.entry.name, tensor
+        del tensor  # or it would stay until the next one is there
         done += step.entry.nbytes
         if progress is not None:
             progress(done, new.nbytes)
@@ -115,6 +116,7 @@ def _tensors(
             if part is first:
                 beside[step.entry.name] = tensor
             yield step, tensor
+            del tensor
 
 
 def _origin(

@@ -31,6 +31,7 @@ def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterat
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
+                del item  # what was handed over must not stay until the next one is made
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
         except AiosError:

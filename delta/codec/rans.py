@@ -47,7 +47,7 @@ Model = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 """Where each symbol of each table begins, int32 [tables, 16]; how often each was used, int32 [tables]; RATES."""
 
 
-def fresh_model(tables: int) -> Model:
+def fresh_tables(tables: int) -> Model:
     """Tables in which every symbol is as likely."""
     return np.tile(np.arange(16, dtype=np.int32) * (TOTAL // 16), (tables, 1)), np.zeros(tables, np.int32), RATES
 
