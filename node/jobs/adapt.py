@@ -74,7 +74,8 @@ def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
         report = _verdict(result.report.to_json()) | ({"privacy": noise.told()} if noise else {})
         if job.lossy and loser:
             told = figures(job.lossy.settings, weights, loser.exact, result.weights, files)
-            report["lossy"] = {**told, "exact": examine(loser.exact, files, split).to_json()}
+            exact = examine(loser.exact, files, split).to_json()
+            report["lossy"] = {**told, "exact": exact, "fed_back": job.lossy.residual is not None}
         if report["better"]:
             how = {"method": "lora-merged", **asdict(config), "documents": len(split.train)}
             if job.privacy:

@@ -157,6 +157,7 @@ def test_training_feeds_back_what_was_lost(tmp_path: Path, minilm_folder: Path) 
         plain = stored(core, exact["version"])
         assert not (core.store.manifest(exact["version"]).recipe or {}).get("lossy")
     assert left
+    assert [made["lossy"]["fed_back"] for made in (first, dry, second)] == [False, True, True]
     trained = {f"encoder.layer.2.attention.self.{part}.weight" for part in ("query", "value")}
     assert set(left) == trained
     assert {name.removeprefix("aios.update/") for name in made if name.startswith("aios.")} == trained
@@ -193,7 +194,9 @@ def test_what_was_lost_without_noise_never_enters_a_private_version(tmp_path: Pa
         assert core.residuals.find("tiny", open_["version"]) is not None
         assert core.residuals.find("tiny", open_["version"], private=True) is None
         private = train(core, **noisy)
+        assert not private["lossy"]["fed_back"]
         assert core.residuals.find("tiny", private["version"], private=True) is not None
+        assert train(core, **noisy)["lossy"]["fed_back"]
         recipe = core.store.manifest(private["version"]).recipe or {}
         assert recipe["lossy"] is True
         assert "privacy" in recipe
