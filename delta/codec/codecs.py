@@ -9,7 +9,7 @@
     xor-planes-zstd   byte planes of target XOR base, compressed
     sub-planes-zstd   byte planes of the folded integer difference (floats in total order), compressed
     factors           another codec, against what factors or an update beside the tensor make of its base
-    sparse            as changes, against zeros: for blocks that are mostly zero
+    sparse            one element, and changes against it standing everywhere
 
 To add one: a class with these three members, in ``CODECS``. A codec knows bytes and the width of an element;
 it knows nothing about tensors, names or files (choice decides which one a block gets). Compression level 1 is used
@@ -32,8 +32,8 @@ from aios_node.engine.errors import BadRequest, Corrupt
 
 _PLANES_LEVEL: Final = 1
 _BYTES_LEVEL: Final = 3
-_FULL: Final = 0.3
-"""A larger share of bytes that are not zero is no sparse block: Zstandard then comes as close to the entropy."""
+_FULL: Final = 0.5
+"""With a larger share of unusual bytes a block is not sparse: Zstandard then comes about as close to the entropy."""
 UNPREDICTED: Final = "a block needs factors or an update, but its tensor has none that fit"
 
 
@@ -169,18 +169,26 @@ class SubPlanesZstd:
 
 
 class Sparse:
-    """What is not zero, and where: codes of an update of which few elements are kept."""
+    """What most elements are, and which ones are not: updates of which few elements are kept, or have an effect."""
 
     name = "sparse"
     needs_base = False
 
     def encode(self, target: Bytes, base: Bytes | None, element: Element) -> bytes | None:
-        if np.count_nonzero(target) > _FULL * target.size:
+        usual = np.zeros(element.width, np.uint8)
+        if element.width == 1:
+            usual[:] = np.bincount(target, minlength=1).argmax()
+        around = np.resize(usual, target.size)
+        if not target.size or np.count_nonzero(target != around) > _FULL * target.size:
             return None
-        return _CHANGES.encode(target, np.zeros_like(target), element)
+        data = _CHANGES.encode(target, around, element)
+        return None if data is None else usual.tobytes() + data
 
     def decode(self, data: bytes, base: Bytes | None, element: Element, out: Bytes) -> None:
-        _CHANGES.decode(data, np.zeros_like(out), element, out)
+        usual = np.frombuffer(data[: element.width], np.uint8)
+        if usual.size != element.width:
+            raise Corrupt("a sparse block does not say what most of its elements are")
+        _CHANGES.decode(data[element.width :], np.resize(usual, out.size), element, out)
 
 
 class Predicted:

@@ -8,13 +8,14 @@ of all scales has the least squared error (Seide et al. 2014; Karimireddy et al.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aios_node.delta.lossy.settings import LossySettings
-from aios_node.engine.quant.blocks import QuantizedTensor, QuantType
+from aios_node.engine.quant.blocks import BITS, QuantizedTensor, QuantType
 from aios_node.engine.quant.packing import pack
 
 Update = NDArray[np.float32]
@@ -24,7 +25,7 @@ _TYPES: Final[dict[str, tuple[QuantType, int, float]]] = {
     "top_k": ("int8", 127, 0.0),
     "int8": ("int8", 127, 0.0),
     "int4": ("int4", 7, 8.0),
-    "sign": ("int2", 1, 0.5),
+    "sign": ("int2", 1, 1.0),
 }
 """How codes are stored, the largest step, and the code that means zero."""
 
@@ -46,12 +47,18 @@ def quantise(update: Update, settings: LossySettings, shape: tuple[int, ...]) ->
             scales[part], found = _signs(groups, kept[start:], size) if highest == 1 else _steps(groups, highest, zero)
         codes[start : start + step] = found.reshape(-1)[: update.size - start]
     if settings.method == "top_k":
-        np.copyto(
-            codes, np.sign(kept).astype(np.int8), where=(codes == 0) & (kept != 0)
-        )  # what is kept stays something
+        lost = (codes == 0) & (kept != 0)  # beside a giant; what is kept stays something
+        codes[lost] = np.sign(kept[lost])
     zeros = np.full((1, scales.size), zero, np.float32)
-    packed = pack(codes, {"int8": 8, "int4": 4, "int2": 2}[quant_type])
+    packed = pack(codes, BITS[quant_type])
     return QuantizedTensor(packed, scales.reshape(1, -1), zeros, shape, "float32", quant_type, -1, size)
+
+
+def without(update: QuantizedTensor, places: NDArray[np.bool_]) -> QuantizedTensor:
+    """The same update, but nothing at these places [n]."""
+    codes = update.unpack().reshape(-1).copy()
+    codes[places] = int(update.zero_points[0, 0])
+    return replace(update, codes=pack(codes, update.bits))
 
 
 def largest(update: Update, share: float) -> Update:
@@ -78,9 +85,9 @@ def _steps(groups: Update, highest: int, zero: float) -> tuple[Update, NDArray[A
 
 
 def _signs(groups: Update, rest: Update, size: int) -> tuple[Update, NDArray[Any]]:
-    """Codes 0 and 1 around the zero point 0.5: minus and plus half of a scale."""
+    """Codes 0 and 2 around the zero point 1: minus and plus a scale, the mean size."""
     counts = np.minimum(size, rest.size - np.arange(len(groups)) * size)
-    return (2 * np.abs(groups).sum(axis=1, dtype=np.float64) / counts).astype(np.float32), (groups >= 0).astype(np.int8)
+    return (np.abs(groups).sum(axis=1, dtype=np.float64) / counts).astype(np.float32), 2 * (groups >= 0).astype(np.int8)
 
 
 def _coarse(scales: Update) -> Update:

@@ -74,6 +74,20 @@ def test_an_update_is_nearer_to_the_target_than_the_base(method: str) -> None:
     assert np.linalg.norm(target["w"] - made) < lost * before
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_rounding_swallows_is_not_sent_but_not_forgotten(method: str) -> None:
+    base, target = pair(DTYPES["bfloat16"], (64, 48), scale=1e-3)
+    exact = (target["w"] != base["w"]).mean()
+    made = compress(base, target, settings(method, share=0.5))
+    weights, residual = dict(made.weights), dict(made.residual)
+    update = weights[update_name("w")]
+    sent = update.unpack() != update.zero_points.ravel()[0]
+    assert sent.any()
+    assert (sent == (weights["w"] != base["w"])).all()
+    assert sent.mean() < 2 * exact < 1
+    assert np.allclose(residual["w"], target["w"].astype(float) - weights["w"].astype(float))
+
+
 @given(st.integers(1, 300), st.floats(0.001, 1), st.integers(0, 5))
 def test_the_largest_elements_are_kept_and_no_others(size: int, share: float, seed: int) -> None:
     update = np.random.default_rng(seed).integers(-4, 5, size).astype(np.float32)

@@ -77,7 +77,7 @@ def block(codec: str, coded: bytes, base: bytes | None, size: int, element: tupl
             words: list[int] = PAGE["read_words"](coded, old.tolist(), 8 * width, mantissa)
             return np.array(words, f"<u{width}").tobytes()
         case "sparse":
-            return block("changes", coded, bytes(size), size, element)
+            return block("changes", coded[width:], coded[:width] * (size // width), size, element)
         case "raw":
             return coded
         case "zstd":
