@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aios_node.engine.evolve.adapt import Finish
     from aios_node.engine.quant.blocks import Tensor
-    from aios_node.node.jobs.lossy import Loser, LossyPlan
+    from aios_node.node.jobs.lossy import LossyMaker, LossyPlan
     from aios_node.node.privacy import PrivacyPlan
 
 Progress = Callable[[float, str], None]
@@ -51,7 +51,7 @@ def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     from aios_node.engine.evolve.config import LoRAConfig
     from aios_node.engine.evolve.pairs import make_pairs, split_pairs
     from aios_node.engine.weights.folder import read_folder, write_folder
-    from aios_node.node.jobs.lossy import Loser, figures
+    from aios_node.node.jobs.lossy import LossyMaker, figures
 
     split = split_pairs(make_pairs(list(read_documents(job.documents))), seed=job.seed)
     config = LoRAConfig(seed=job.seed, prox_mu=job.prox_mu)
@@ -62,40 +62,40 @@ def adapt_encoder(job: AdaptJob, progress: Progress) -> dict[str, Any]:
     progress(0.0, "measuring")
     with source.weights() as weights:
         noise = _Noise(job.privacy) if job.privacy else None
-        loser = Loser(job.lossy) if job.lossy else None
+        maker = LossyMaker(job.lossy) if job.lossy else None
         result = adapt(
             weights,
             files,
             split,
             config,
             lambda at: progress(at.step / at.steps, f"loss {at.loss:.3f}"),
-            finish=_in_turn(noise, loser),
+            finish=_in_turn(noise, maker),
         )
         report = _verdict(result.report.to_json()) | ({"privacy": noise.told()} if noise else {})
-        if job.lossy and loser:
-            told = figures(job.lossy.settings, weights, loser.exact, result.weights, files)
-            exact = examine(loser.exact, files, split).to_json()
+        if job.lossy and maker:
+            told = figures(job.lossy.settings, weights, maker.exact, result.weights, files)
+            exact = examine(maker.exact, files, split).to_json()
             report["lossy"] = {**told, "exact": exact, "fed_back": job.lossy.residual is not None}
         if report["better"]:
             how = {"method": "lora-merged", **asdict(config), "documents": len(split.train)}
             if job.privacy:
                 how[RECIPE_KEY] = job.privacy.entry
-            if loser:
-                how = loser.recipe(how)
-                loser.keep()
+            if maker:
+                how = maker.recipe(how)
+                maker.keep()
             recipe = learned(how, source.manifest.recipe, len(split.train))
             made = without_costly_factors(weights, result.weights)
             write_folder(job.folder, made, files, parents=[job.parent], recipe=recipe, reuse=source)
     return {**report, "questions": len(split.held_out)}
 
 
-def _in_turn(noise: _Noise | None, loser: Loser | None) -> Finish | None:
+def _in_turn(noise: _Noise | None, maker: LossyMaker | None) -> Finish | None:
     """Noise first: what is lost of noisy weights is as private as they are."""
-    if loser is None:
+    if maker is None:
         return noise
 
     def finish(old: Mapping[str, Tensor], new: Mapping[str, Tensor], trained: Sequence[str]) -> dict[str, Tensor]:
-        return loser(old, noise(old, new, trained) if noise else new)
+        return maker(old, noise(old, new, trained) if noise else new)
 
     return finish
 

@@ -45,7 +45,7 @@ class LossyImportJob:
     lossy: LossyPlan
 
 
-class Loser:
+class LossyMaker:
     """Makes weights lossy in memory: for jobs that judge them before they are written."""
 
     def __init__(self, plan: LossyPlan) -> None:
