@@ -131,11 +131,15 @@ class StoreMachine(RuleBasedStateMachine):
     def unpin(self) -> None:
         self.pins.pop(0).release()
 
+    def meeting_points(self, name: str) -> frozenset[str]:
+        """What merging the heads would begin with (its own tests say what that is)."""
+        return self.store.picture.bases(name)
+
     @rule(keep_last=st.sampled_from([0, 0, 1, 2]), failing=st.sampled_from([False, False, True]))
     def collect(self, keep_last: int, failing: bool) -> None:
         keep = {pin.version for pin in self.pins}
         for name, entry in self.models.items():
-            keep |= {entry.active or "", entry.previous or "", *self.heads(name)}
+            keep |= {entry.active or "", entry.previous or "", *self.heads(name), *self.meeting_points(name)}
         gone = [
             (name, version)
             for name, entry in sorted(self.models.items())
