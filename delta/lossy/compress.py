@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aios_node.delta.lossy.methods import quantise, without
+from aios_node.delta.lossy.methods import quantise, shorter, without
 from aios_node.delta.lossy.settings import LossySettings
 from aios_node.engine.errors import BadWeights
 from aios_node.engine.quant.blocks import QuantizedTensor, Tensor, dtype_name
@@ -114,7 +114,7 @@ class _Maker:
         shape = np.asarray(self._target[name]).shape
         codes = quantise(self._update(name), self._settings, shape)
         tensor = Update(codes).add(base)
-        codes = without(codes, tensor == base)  # rounding to the tensor's dtype swallowed these: send nothing instead
+        codes = shorter(codes, without(codes, tensor == base))  # what rounding to the tensor's dtype swallowed
         tensor = Update(codes).add(base)
         if not np.isfinite(tensor).all():
             raise BadWeights(f"an update of few bits carries tensor {name!r} beyond its dtype: publish this exactly")

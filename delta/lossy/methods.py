@@ -61,6 +61,17 @@ def without(update: QuantizedTensor, places: NDArray[np.bool_]) -> QuantizedTens
     return replace(update, codes=pack(codes, update.bits))
 
 
+def shorter(one: QuantizedTensor, other: QuantizedTensor) -> QuantizedTensor:
+    """The update whose codes need fewer bits by their order-0 entropy: nothing beside two signs is a third symbol."""
+    return other if _entropy(other.codes) < _entropy(one.codes) else one
+
+
+def _entropy(codes: NDArray[np.uint8]) -> float:
+    """Bits that these bytes need on average."""
+    shares = np.bincount(codes, minlength=256) / codes.size
+    return -float((shares * np.log2(shares, where=shares > 0, out=np.zeros(256))).sum())
+
+
 def largest(update: Update, share: float) -> Update:
     """An update [n] of which the largest elements are left: round(share * n), at least 1; of equals the first ones."""
     count = max(1, round(share * update.size))

@@ -74,7 +74,14 @@ def test_an_update_is_nearer_to_the_target_than_the_base(method: str) -> None:
     assert np.linalg.norm(target["w"] - made) < lost * before
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_signs_that_rounding_swallows_are_sent_where_that_is_shorter() -> None:
+    base, target = pair(DTYPES["bfloat16"], (64, 48), scale=1e-2)
+    weights = dict(compress(base, target, settings("sign")).weights)
+    assert 0 < (weights["w"] == base["w"]).mean() < 0.7
+    assert set(np.unique(weights[update_name("w")].unpack())) == {0, 2}
+
+
+@pytest.mark.parametrize("method", ["top_k", "int8", "int4"])
 def test_what_rounding_swallows_is_not_sent_but_not_forgotten(method: str) -> None:
     base, target = pair(DTYPES["bfloat16"], (64, 48), scale=1e-3)
     exact = (target["w"] != base["w"]).mean()
