@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from aios_node.engine.quant.blocks import dense
 from aios_node.engine.weights.names import FACTORS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +80,7 @@ def tuned(recipe: Recipe) -> tuple[Weights, Weights]:
         _make(recipe, path)
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    factors = {name: array.view(ml_dtypes.bfloat16) for name, array in arrays.items() if name.startswith(FACTORS)}
+    factors = {name: array for name, array in arrays.items() if name.startswith(FACTORS)}
     return {name: array for name, array in arrays.items() if name not in factors}, factors
 
 
@@ -104,8 +105,8 @@ def as_bfloat16(weights: Mapping[str, NDArray[Any]]) -> Weights:
 def _make(recipe: Recipe, path: Path) -> None:
     base = base_weights()
     new = _lora(recipe) if recipe.kind == "lora" else _fine_tuned(recipe)
-    changed = {name: array for name, array in new.items() if name in base and not np.array_equal(array, base[name])}
-    factors = {name: array.view(np.uint16) for name, array in new.items() if name.startswith(FACTORS)}
+    changed = {name: new[name] for name in base if not np.array_equal(new[name], base[name])}
+    factors = {name: array for name, array in new.items() if name.startswith(FACTORS)}
     _save(path, {**changed, **factors})
 
 
@@ -138,7 +139,7 @@ def _lora(recipe: Recipe) -> Weights:
     tokenizer = FastTokenizer.from_bytes(source.files["tokenizer.json"])
     trainer = LoRATrainer(source.weights, network, tokenizer, config)
     trainer.train(_pairs())
-    return {name: np.asarray(tensor) for name, tensor in trainer.merge().items()}
+    return {name: dense(tensor) for name, tensor in trainer.merge().items()}
 
 
 def _fine_tuned(recipe: Recipe) -> Weights:

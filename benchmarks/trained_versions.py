@@ -21,7 +21,7 @@ from aios_node.engine.quant.blocks import Tensor
 from aios_node.engine.quant.ptq import ArrowQuantizer
 from aios_node.engine.quant.recipe import preset
 from aios_node.engine.weights.folder import read_folder, write_folder
-from aios_node.engine.weights.lowrank import read_factors
+from aios_node.engine.weights.lowrank import Factors, factor_names
 
 PRECISIONS = ("bfloat16", "float32", *CODES)
 
@@ -45,8 +45,9 @@ def factored(recipe: Recipe, precision: str) -> tuple[Model, Model]:
     _, stored = tuned(recipe)
     target: dict[str, Tensor] = dict(base)
     for name, tensor in base.items():
-        factors = read_factors(stored, name)
-        if factors is not None:
+        up, down = (stored.get(factor) for factor in factor_names(name))
+        if up is not None and down is not None:
+            factors = Factors.of(up, down)
             target |= {name: factors.add(tensor.ravel()).reshape(tensor.shape), **factors.stored(name)}
     return base, target
 
