@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,7 +222,18 @@ def _transfers(story: Story) -> list[dict[str, Any]]:
     bad = [one for one in received if not one["hash_ok"] and one["error"] not in {"busy", "aborted"}]
     if bad:
         raise DemoFailed(f"a transfer failed: {bad[0]}")
-    return sorted((one for one in received if one["hash_ok"]), key=lambda one: str(one["at"]))
+    return sorted(_joined(one for one in received if one["hash_ok"]), key=lambda one: str(one["at"]))
+
+
+def _joined(received: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """One row for each version that a node received: its chunks may have come over several links."""
+    versions: dict[tuple[str, ...], dict[str, Any]] = {}
+    for one in received:
+        known = versions.setdefault((one["node"], one["model"], one["to"]), {**one, "bytes": 0})
+        peers = dict.fromkeys([*known["peer"].split(", "), one["peer"]])
+        known |= {"bytes": known["bytes"] + one["bytes"], "peer": ", ".join(peers)}
+        known |= {key: max(known[key], one[key]) for key in ("seconds", "at")}
+    return versions.values()
 
 
 def _complete(hits: pa.Table) -> bool:

@@ -45,7 +45,8 @@ class Crasher:
     def grow(self, last: int, **how: Any) -> int:
         """Go on to version ``last``; returns how the child ended. What it told first is told again, the same."""
         begin = max(0, len(self.versions) - 1)
-        lines, status = self.ask("grow", first=begin, last=last, **how)
+        parents = self.versions[begin - 1 : begin] if begin else []
+        lines, status = self.ask("grow", first=begin, last=last, parents=parents, **how)
         told = [line["version"] for line in lines if "version" in line]
         assert told[: len(self.versions) - begin] == self.versions[begin:][: len(told)]
         self.versions = [*self.versions[:begin], *told] if len(told) else self.versions
