@@ -53,6 +53,34 @@ class TransferResult:
     error: str | None = None
     message: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        key: TransferKey,
+        direction: Direction,
+        package: PackageInfo | None,
+        *,
+        carried: int,
+        resumed: int,
+        error: str | None,
+        message: str,
+    ) -> TransferResult:
+        """The end of the transfer of ``key``, whose package was ``package`` if it came to be described."""
+        return cls(
+            model=key.model,
+            from_version=package.base if package else key.base,
+            to_version=key.version,
+            direction=direction,
+            mode=package.mode if package else None,
+            bytes=carried,
+            resumed_bytes=resumed,
+            changed_bytes=package.changed_bytes if package else 0,
+            full_bytes=package.full_bytes if package else 0,
+            hash_ok=error is None,
+            error=error,
+            message=message,
+        )
+
 
 @dataclass(frozen=True)
 class Send:

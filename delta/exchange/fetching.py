@@ -260,19 +260,9 @@ class Fetching:
         if self._gathering is not None:
             self._gathering.leave(self._link)
             self._swarm.tell(self._link)
-        self.result = TransferResult(
-            model=self._key.model,
-            from_version=package.base if package else self._key.base,
-            to_version=self._key.version,
-            direction="received",
-            mode=package.mode if package else None,
-            bytes=self._bytes,
-            resumed_bytes=max(0, package.bytes - self._bytes) if package and error is None else 0,
-            changed_bytes=package.changed_bytes if package else 0,
-            full_bytes=package.full_bytes if package else 0,
-            hash_ok=error is None,
-            error=error,
-            message=message,
+        resumed = max(0, package.bytes - self._bytes) if package and error is None else 0
+        self.result = TransferResult.of(
+            self._key, "received", package, carried=self._bytes, resumed=resumed, error=error, message=message
         )
 
     def _joined(self) -> Gathering:

@@ -209,19 +209,8 @@ class Receiving:
         package = self._package
         self.state = state
         self._missing, self._unstaged = set(), set()
-        self.result = TransferResult(
-            model=self._key.model,
-            from_version=package.base if package else self._key.base,
-            to_version=self._key.version,
-            direction="received",
-            mode=package.mode if package else None,
-            bytes=self._bytes,
-            resumed_bytes=self._resumed,
-            changed_bytes=package.changed_bytes if package else 0,
-            full_bytes=package.full_bytes if package else 0,
-            hash_ok=error is None,
-            error=error,
-            message=message,
+        self.result = TransferResult.of(
+            self._key, "received", package, carried=self._bytes, resumed=self._resumed, error=error, message=message
         )
 
     def _described(self) -> PackageInfo:

@@ -188,19 +188,9 @@ class Serving:
         package = self._description.package if self._description else None
         self.state = state
         self._queue = 0
-        self.result = TransferResult(
-            model=self._key.model,
-            from_version=package.base if package else self._key.base,
-            to_version=self._key.version,
-            direction="sent",
-            mode=package.mode if package else None,
-            bytes=self._bytes,
-            resumed_bytes=max(0, package.bytes - self._bytes) if package and error is None else 0,
-            changed_bytes=package.changed_bytes if package else 0,
-            full_bytes=package.full_bytes if package else 0,
-            hash_ok=error is None,
-            error=error,
-            message=message,
+        resumed = max(0, package.bytes - self._bytes) if package and error is None else 0
+        self.result = TransferResult.of(
+            self._key, "sent", package, carried=self._bytes, resumed=resumed, error=error, message=message
         )
         if package is not None and not self._reading:
             self._release()
