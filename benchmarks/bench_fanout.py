@@ -2,7 +2,7 @@
 
 Simulated: the real sessions and the real passing-on of chunks under a seeded clock, 10 Mbit/s up and down and 10 ms of
 latency for every node. Bytes count everything that is sent, messages and frames included. ``AIOS_BENCH_NODES`` bounds
-the largest network (1,000 nodes take about two minutes on one core).
+the largest network (the whole takes some minutes on one core, most of them for 1,000 nodes).
 """
 
 from __future__ import annotations
